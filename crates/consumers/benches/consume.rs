@@ -1,5 +1,5 @@
-//! Events per second delivered to one consumer with a trivial handler: `cargo bench -p kith-consumers`. Also
-//! runs on PostgreSQL if `KITH_TEST_POSTGRES` is set to a server's URL.
+//! Benchmark: events per second delivered to one consumer whose handler does nothing. Run it with `cargo
+//! bench -p kith-consumers`. It also runs on PostgreSQL if `KITH_TEST_POSTGRES` is set to a server's URL.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

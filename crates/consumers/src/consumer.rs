@@ -16,9 +16,9 @@ type Handler = dyn Fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerErr
 /// Start position of a consumer that is not yet known to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartAt {
-    /// After the last event at the time when the consumer is first declared.
+    /// Start after the last event in the log at the time when the consumer is first declared.
     Now,
-    /// The oldest event that retention has kept.
+    /// Start with the oldest event that retention has not removed.
     Beginning,
 }
 
@@ -55,8 +55,8 @@ impl HandlerError {
 
 impl Consumer {
     /// Creates a consumer that runs `handler` on batches of events, in order of position. The changes of a
-    /// batch are committed together or not at all. After a failure, a batch can be delivered again in smaller
-    /// parts.
+    /// batch are committed together or not at all. After a failure, the events of a batch can be delivered
+    /// again in smaller batches.
     pub fn new<F>(name: &'static str, kinds: &'static [&'static str], start: StartAt, handler: F) -> Self
     where
         F: Fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerError> + Send + Sync + 'static,
@@ -94,11 +94,11 @@ pub fn kind_matches(pattern: &str, kind: &str) -> bool {
     }
 }
 
-/// Running transaction.
+/// Future of a transaction that a consumer runs.
 pub type TransactionFuture<T> = Pin<Box<dyn Future<Output = Result<T, DeliveryError>> + Send>>;
 
-/// Runner of the transactions of consumers. The server's implementation also does what must follow every
-/// commit, such as invalidating caches on events that a handler emits.
+/// Runs the transactions of consumers. The server's implementation also does the work that must follow every
+/// commit, such as invalidating caches for the events that a handler emits.
 pub trait Transactions: Clone + Send + Sync + 'static {
     /// Returns the database.
     fn store(&self) -> &Store;
@@ -109,7 +109,7 @@ pub trait Transactions: Clone + Send + Sync + 'static {
     /// Returns the context in which `consumer` handles events.
     fn ctx(&self, consumer: &'static str) -> Ctx;
 
-    /// Runs `run` in a transaction, possibly more than once; only its last run counts.
+    /// Runs `run` in a transaction. `run` can be called more than once; only its last call is committed.
     fn write<T, F>(self, ctx: Ctx, run: F) -> TransactionFuture<T>
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<T, DeliveryError> + Send + 'static,
@@ -121,7 +121,7 @@ mod tests {
     use super::kind_matches;
 
     #[test]
-    fn pattern_covers_kind_prefix_or_everything() {
+    fn pattern_matches_kind_prefix_or_all() {
         assert!(kind_matches("bond.created", "bond.created"));
         assert!(!kind_matches("bond.created", "bond.created_twice"));
         assert!(kind_matches("bond.*", "bond.created"));

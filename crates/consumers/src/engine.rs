@@ -1,4 +1,4 @@
-//! Runs the consumers of a node: acquires leases, delivers events, and wakes up when events arrive.
+//! Consumers of a node in the background: acquires leases, delivers events, and wakes up when events arrive.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -16,13 +16,13 @@ use crate::{ConsumerSet, Delivery, Progress, Transactions, rows};
 
 /// Channel that wakes consumers after a replay, and after a node has released its leases.
 pub(crate) const WAKE_UP: &str = "consumers";
-/// Maximum time between checks for events, because notifications can be lost with a connection.
+/// Maximum time between two checks for events. Notifications can be lost with a connection.
 const POLL_INTERVAL: Duration = seconds(2);
-/// Minimum pause while nothing is due.
+/// Minimum pause while no work is due.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 /// Pause after a step that found the cursor, the lease or the log changed.
 const OUTDATED_PAUSE: Duration = Duration::from_millis(50);
-/// Delay of the next check after events of other kinds.
+/// Delay before the log is read again after events of kinds that the consumer does not handle.
 const QUIET_PAUSE: Duration = Duration::from_millis(25);
 /// Maximum pause after a database error.
 const MAX_PAUSE: Duration = seconds(5);
@@ -31,7 +31,7 @@ const SAMPLE_INTERVAL: Duration = seconds(10);
 /// Interval at which a running node declares its consumers.
 const DECLARE_INTERVAL: Duration = seconds(3_600);
 
-/// Consumers of one node with the means to deliver to them. Clones share the set.
+/// Consumers of one node, and the transactions with which events are delivered to them. Clones share the set.
 #[derive(Clone, Debug)]
 pub struct Consumers<W> {
     transactions: W,
@@ -48,13 +48,14 @@ pub struct RunningConsumers<W> {
 }
 
 impl<W: Transactions> Consumers<W> {
-    /// Creates the delivery to the consumers of `set`.
+    /// Creates the consumers of this node from `set`. Nothing runs until [`Self::run_due`] or
+    /// [`Self::start`].
     pub fn new(transactions: W, set: Arc<ConsumerSet>) -> Self {
         Self { transactions, set, poll_interval: POLL_INTERVAL }
     }
 
-    /// Sets the interval for checking events, replays and leases without a notification. Leases must last
-    /// longer than that.
+    /// Sets the interval at which events, replays and leases are checked without a notification. It must be
+    /// shorter than the duration of a lease.
     #[must_use]
     pub fn with_poll_interval(self, poll_interval: Duration) -> Self {
         Self { poll_interval, ..self }
@@ -69,8 +70,8 @@ impl<W: Transactions> Consumers<W> {
         self.transactions.store().write(move |tx| lease::declare(tx, &set.consumers, now)).await
     }
 
-    /// Delivers until nothing more is due, and returns the number of events handled. Skips consumers whose
-    /// lease another node holds.
+    /// Delivers events until no more are due, and returns the number of events handled. Skips consumers whose
+    /// lease is held by another node.
     ///
     /// # Errors
     /// Returns the error of the database, such as [`Error::Unavailable`].
@@ -122,7 +123,7 @@ impl<W: Transactions> Consumers<W> {
         lease::acquire_leases(store, consumers, set.node.clone(), self.now(), set.down())
     }
 
-    /// Keeps the task alive that renews leases.
+    /// Runs the task that renews leases, and restarts it after a panic.
     async fn supervise_leases(
         self,
         leased: Arc<watch::Sender<BTreeSet<usize>>>,
@@ -133,8 +134,9 @@ impl<W: Transactions> Consumers<W> {
         supervise(stopped.clone(), start, panicked).await;
     }
 
-    /// Keeps the task alive that delivers to one consumer. After a panic the lease is released, so that
-    /// another node can deliver to it, at the latest after the lease has expired.
+    /// Runs the task that delivers to one consumer, and restarts it after a panic. After a panic it releases
+    /// the lease, so that
+    /// another node can deliver. If that fails, the lease expires.
     async fn supervise_delivery(
         self,
         index: usize,
@@ -159,7 +161,8 @@ impl<W: Transactions> Consumers<W> {
         supervise(stopped.clone(), start, panicked).await;
     }
 
-    /// Gives up the lease of one consumer or of all, and wakes the nodes that may take it.
+    /// Releases the lease of one consumer, or all leases of this node if `name` is `None`, and wakes other
+    /// nodes so that they can acquire them.
     async fn release(&self, name: Option<&'static str>) {
         let node = self.set.node.clone();
         let released = self.transactions.store().write(move |tx| {
@@ -177,7 +180,7 @@ impl<W: Transactions> Consumers<W> {
         }
     }
 
-    /// Renews the leases of this node, takes over expired ones, and samples the state.
+    /// Renews the leases of this node, takes over expired leases, and samples the state of all consumers.
     #[expect(clippy::disallowed_methods, reason = "declarations age in real time")]
     async fn renew_leases(
         self,
@@ -210,7 +213,7 @@ impl<W: Transactions> Consumers<W> {
         }
     }
 
-    /// Samples the state of all consumers if the last sample is old.
+    /// Samples the state of all consumers if the last sample is older than [`SAMPLE_INTERVAL`].
     #[expect(clippy::disallowed_methods, reason = "samples age in real time")]
     async fn sample(&self, sampled_at: &mut Option<Instant>) {
         if sampled_at.is_some_and(|at| at.elapsed() < SAMPLE_INTERVAL) {
@@ -237,7 +240,8 @@ impl<W: Transactions> Consumers<W> {
         let (mut head, mut listener) = (store.watch_last_position(), store.listen(WAKE_UP));
         let mut state = FollowState::default();
         while !*stopped.borrow() {
-            // Marked before the step, so that an event that arrives meanwhile is not missed.
+            // The change is marked as seen before the step, so that an event that arrives during the step is
+            // not missed.
             head.mark_unchanged();
             listener.discard_pending();
             let is_leased = leases.borrow_and_update().contains(&index);
@@ -276,7 +280,7 @@ impl<W: Transactions> Consumers<W> {
                 let until = until.map_or(self.poll_interval, |until| until.since(now));
                 until.clamp(MIN_PAUSE, self.poll_interval)
             }
-            // The lease has just been released or lost; the next renewal finds out.
+            // The lease was just released or lost. The next renewal updates `leases`.
             Ok(Progress::NotOwner) => RENEW_INTERVAL,
             Ok(Progress::Outdated) => OUTDATED_PAUSE,
             Err(error) => {
@@ -288,17 +292,17 @@ impl<W: Transactions> Consumers<W> {
     }
 }
 
-/// State of a delivery task.
+/// State of the task that delivers to one consumer.
 #[derive(Debug, Default)]
 struct FollowState {
     /// Number of consecutive database errors.
     errors: u32,
-    /// True if the last events were of other kinds.
+    /// True if the events scanned last were of kinds that the consumer does not handle.
     skipped_last: bool,
 }
 
-/// Waits until the head of the log moves. If the last events were of other kinds, waits a little longer, so
-/// that traffic of other kinds causes few reads.
+/// Waits until the last position of the log changes. If `is_quiet`, waits another [`QUIET_PAUSE`], so that
+/// events of other kinds cause few reads.
 async fn wait_for_head(head: &mut watch::Receiver<i64>, is_quiet: bool) {
     if head.changed().await.is_err() {
         std::future::pending().await
@@ -309,8 +313,8 @@ async fn wait_for_head(head: &mut watch::Receiver<i64>, is_quiet: bool) {
 }
 
 impl<W: Transactions> RunningConsumers<W> {
-    /// Finishes the running steps and releases the leases of this node, so that another node can take over at
-    /// once.
+    /// Waits for the running steps to finish and releases the leases of this node, so that another node can
+    /// acquire them immediately.
     pub async fn stop(self) {
         let Self { consumers, stop, mut tasks } = self;
         stop.send_replace(true);

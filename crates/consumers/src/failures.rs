@@ -9,15 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::rows::{self, PendingRow};
 
-/// Number of attempts after which an event is dead-lettered. They take about two minutes.
+/// Number of attempts after which an event is dead-lettered. All attempts together take about two minutes.
 pub const MAX_ATTEMPTS: i64 = 8;
-/// Maximum number of pending failures of a consumer. At the limit the cursor stops until some are handled or
-/// dead-lettered.
+/// Maximum number of pending failures of a consumer. At this limit the cursor stops until some of the events
+/// are handled or dead-lettered.
 pub const MAX_PENDING: i64 = 1_000;
-/// Maximum number of pending failures of a subject. Beyond it, the first event gets its last attempt
+/// Maximum number of pending events of a subject. At this limit the first of them gets its last attempt
 /// immediately.
 pub(crate) const MAX_PENDING_OF_SUBJECT: usize = 100;
-/// Maximum delay before a retry. A later time was written by a clock that was ahead, and counts as due.
+/// Maximum delay before a retry. A retry time later than now plus this delay was written by a node whose
+/// clock is ahead, and counts as due.
 const MAX_DELAY: Duration = Duration::from_secs(60);
 /// Maximum length of a stored error, in bytes.
 const MAX_ERROR_BYTES: usize = 1_000;
@@ -42,7 +43,7 @@ pub(crate) fn stored_error(error: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DueRetry {
     pub row: PendingRow,
-    /// True if the event is dead-lettered after one more failure.
+    /// True if the event is dead-lettered when this retry fails.
     pub is_last: bool,
 }
 
@@ -51,13 +52,13 @@ pub(crate) struct DueRetry {
 pub(crate) struct Pending(pub Vec<PendingRow>);
 
 impl Pending {
-    /// Returns the subjects whose later events must wait.
+    /// Returns the subjects that have a pending failure. Later events of these subjects must wait.
     pub fn subjects(&self) -> BTreeSet<&str> {
         self.0.iter().map(|row| row.subject.as_str()).collect()
     }
 
-    /// Returns the first failure to retry at `now`: the oldest one of its subject, if its time has come or
-    /// too many later events of the subject are waiting.
+    /// Returns the first failure to retry at `now`. Only the oldest failure of each subject is retried: when
+    /// its retry time has passed, or when [`MAX_PENDING_OF_SUBJECT`] events of the subject are pending.
     pub fn due(&self, now: Timestamp) -> Option<DueRetry> {
         let counts = self.counts();
         let is_crowded =
@@ -75,7 +76,7 @@ impl Pending {
         counts
     }
 
-    /// Returns the time of the next retry.
+    /// Returns the earliest retry time; `None` if no failure is pending.
     pub fn next_retry(&self) -> Option<Timestamp> {
         self.heads().map(|row| row.retry_at).min()
     }
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_that_a_clock_ahead_has_planned_is_due() {
+    fn retry_scheduled_by_clock_ahead_is_due() {
         let pending = Pending(vec![row(1, "a", 86_400_000)]);
         assert!(pending.due(Timestamp::EPOCH).is_some());
     }
@@ -146,13 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn delays_double_up_to_a_minute() {
+    fn retry_delay_doubles_up_to_one_minute() {
         let delays: Vec<u64> = (1..=8).map(|attempts| backoff(attempts).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60]);
     }
 
     #[test]
-    fn stored_error_is_short_and_whole() {
+    fn stored_error_is_truncated_without_nul() {
         let error = stored_error(&"é\0".repeat(1_000));
         assert!(error.len() <= MAX_ERROR_BYTES && !error.contains('\0'), "{}", error.len());
     }

@@ -1,5 +1,5 @@
-//! Leases: each consumer is delivered to by the node that holds its lease, and the lease is renewed while the
-//! node lives.
+//! Leases: the node that holds the lease of a consumer delivers its events, and renews the lease while it
+//! runs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use crate::{Consumer, StartAt};
 /// renewal interval.
 pub const LEASE_TTL_MS: u64 = 6_000;
 
-/// Declares the consumers of this build. A new consumer gets a cursor at [`Consumer::start`].
+/// Inserts the consumers of this build into the database, or updates the time of their declaration. A new
+/// consumer gets a cursor at [`Consumer::start`].
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -31,8 +32,8 @@ pub fn declare(tx: &Tx<'_>, consumers: &[Consumer], now: Timestamp) -> Result<()
     Ok(())
 }
 
-/// Deletes the cursors of consumers that no node has declared since `before`, and returns their names.
-/// Otherwise their cursors would prevent retention from removing events.
+/// Deletes the cursors of consumers that no node has declared since `before`, and returns the names of the
+/// consumers. Retention does not remove events after a cursor, so abandoned cursors must be deleted.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -46,7 +47,7 @@ pub fn delete_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, 
 /// database.
 ///
 /// # Errors
-/// Any error of the database.
+/// Returns the error of the database.
 pub(crate) async fn acquire_leases(
     store: Store,
     consumers: Arc<[Consumer]>,
@@ -56,8 +57,8 @@ pub(crate) async fn acquire_leases(
 ) -> Result<BTreeSet<usize>, Error> {
     let declared_at = now;
     let is_alone = store.kind() == EngineKind::Sqlite;
-    // On SQLite this process is alone: leases of other nodes belong to processes that have ended, and its own
-    // never expire.
+    // On SQLite only one process uses the database. Leases of other nodes belong to processes that have
+    // ended, and the leases of this process never expire.
     let (now, until) = match is_alone {
         true => (Timestamp::from_millis(i64::MAX), Timestamp::from_millis(i64::MAX)),
         false => (now, now + Duration::from_millis(LEASE_TTL_MS)),
@@ -73,7 +74,7 @@ pub(crate) async fn acquire_leases(
     for (index, consumer) in consumers.iter().enumerate().filter(|(index, _)| !down.contains(index)) {
         let Some(row) = cursors.iter().find(|row| row.name == consumer.name) else { continue };
         let is_own = row.owner == node;
-        // A lease that ends too far in the future was written by a wrong clock.
+        // A lease that ends later than `latest` was written by a node with a wrong clock.
         let is_over = row.leased_until <= now || row.leased_until > latest;
         if is_own && is_alone {
             held.insert(index);

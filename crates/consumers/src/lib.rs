@@ -1,15 +1,15 @@
-//! Durable consumers of events: handlers that follow the sequenced outbox, each with its own cursor in the
+//! Durable consumers of events: handlers that read the event log in order, each with its own cursor in the
 //! database.
 //!
 //! A consumer handles every event of its kinds at least once, in order of position within each subject. The
 //! handler runs in a transaction that also advances the cursor, so that its changes in the database happen
 //! exactly once. Other effects must be deduplicated by the event's id, usually by enqueueing a job in that
-//! transaction. One node at a time delivers to a consumer; it holds a lease in the consumer's row, and every
-//! transaction verifies it.
+//! transaction. Only one node at a time delivers to a consumer. This node holds a lease in the consumer's
+//! row, and every transaction verifies the lease.
 //!
-//! An event whose handler fails is retried with increasing delays while other subjects continue; later events
-//! of its own subject wait. After [`MAX_ATTEMPTS`] it is dead-lettered, and counted in
-//! [`ConsumerStatus::dead_letters`], until an operator retries it or retention removes the event.
+//! An event whose handler fails is retried with increasing delays. Meanwhile, events of other subjects are
+//! delivered, and later events of the same subject wait. After [`MAX_ATTEMPTS`] the event is dead-lettered,
+//! and counted in [`ConsumerStatus::dead_letters`], until an operator retries it or retention removes it.
 
 mod consumer;
 mod delivery;

@@ -1,4 +1,4 @@
-//! Replays: repeated delivery of events that a consumer has passed.
+//! Replays: deliver events again that are before the cursor of a consumer.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Tx, last_position};
@@ -8,14 +8,14 @@ use thiserror::Error;
 use crate::engine::WAKE_UP;
 use crate::rows;
 
-/// Maximum number of dead letters made pending at once.
+/// Maximum number of dead letters that one call retries.
 const MAX_RETRIED: i64 = 1_000;
 
 /// First event to deliver again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayFrom {
-    /// The oldest event that retention has kept.
+    /// The oldest event that retention has not removed.
     Beginning,
     /// The event at this position.
     Position(i64),
@@ -43,9 +43,8 @@ pub enum ReplayError {
     Store(#[from] Error),
 }
 
-/// Moves the cursor of `consumer` back so that events are delivered again from `from` on, and returns the
-/// number of events of any kind between that point and the end of the log. A cursor that is before that point
-/// is not moved.
+/// Moves the cursor of `consumer` back so that events are delivered again from `from` on. Returns the number
+/// of events of any kind after the new cursor. A cursor that is already before `from` is not moved.
 ///
 /// # Errors
 /// Returns [`ReplayError::UnknownConsumer`], [`ReplayError::UnknownPosition`], or [`ReplayError::Store`] if
@@ -67,7 +66,7 @@ pub fn replay(tx: &Tx<'_>, consumer: &str, from: ReplayFrom) -> Result<i64, Repl
     Ok(last - position)
 }
 
-/// Returns the position before the first event emitted at `since` or later, found by binary search.
+/// Returns the position before the first event that was emitted at `since` or later. Uses binary search.
 fn position_before(tx: &Tx<'_>, since: Timestamp, last: i64) -> Result<i64, Error> {
     let (mut before, mut behind) = (rows::position_before_first(tx)?, last);
     while before < behind {
@@ -80,8 +79,8 @@ fn position_before(tx: &Tx<'_>, since: Timestamp, last: i64) -> Result<i64, Erro
     Ok(before)
 }
 
-/// Makes up to 1,000 of the oldest dead letters of `consumer` pending again, and returns their
-/// number.
+/// Makes up to 1,000 of the oldest dead letters of `consumer` pending again, and returns the number of dead
+/// letters changed.
 ///
 /// # Errors
 /// Returns [`ReplayError::UnknownConsumer`] if the consumer does not exist, or [`ReplayError::Store`] if the

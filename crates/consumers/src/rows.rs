@@ -1,5 +1,5 @@
-//! SQL for the tables `consumers` and `consumer_failures`. Both belong to the store, whose event retention
-//! reads them.
+//! SQL for the tables `consumers` and `consumer_failures`. The store creates both tables, because its event
+//! retention reads them.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
@@ -11,12 +11,12 @@ use crate::DeadLetteredEvent;
 pub(crate) struct CursorRow {
     pub name: String,
     pub position: i64,
-    /// Node that holds the lease; empty if none does.
+    /// Node that holds the lease; empty if no node holds it.
     pub owner: String,
     pub leased_until: Timestamp,
 }
 
-/// Row of `consumer_failures` that is pending.
+/// Row of `consumer_failures` that is not dead-lettered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PendingRow {
     pub position: i64,
@@ -52,7 +52,7 @@ row_columns! {
     }
 }
 
-/// Inserts a cursor unless the consumer has one, and records the time of the declaration.
+/// Inserts a cursor if the consumer has none, and records the time of the declaration.
 pub(crate) fn declare(tx: &Tx<'_>, name: &str, position: i64, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO consumers (name, position, owner, leased_until, declared_at) VALUES ($1, $2, '', 0, $3)
@@ -62,7 +62,8 @@ pub(crate) fn declare(tx: &Tx<'_>, name: &str, position: i64, now: Timestamp) ->
     Ok(())
 }
 
-/// Deletes cursors that no node has declared since `before`, with their failures. Returns their names.
+/// Deletes cursors that no node has declared since `before`, and the failures of these consumers. Returns the
+/// names of the consumers.
 pub(crate) fn delete_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, Error> {
     let names: Vec<String> =
         tx.all("SELECT name FROM consumers WHERE declared_at < $1", params![before], |row| row.get(0))?;
@@ -82,8 +83,8 @@ pub(crate) fn cursors(q: &Query<'_>) -> Result<Vec<CursorRow>, Error> {
     q.all(concat!("SELECT ", cursor_columns!(), " FROM consumers ORDER BY name"), &[], CursorRow::read_row)
 }
 
-/// Acquires or renews the lease of a consumer. Returns false if another node holds it. A lease that ends
-/// after `latest` is ignored.
+/// Acquires or renews the lease of a consumer until `until`. Returns false if another node holds it. A lease
+/// that ends after `latest` is treated as expired.
 pub(crate) fn lease(
     tx: &Tx<'_>,
     name: &str,
@@ -100,7 +101,7 @@ pub(crate) fn lease(
     Ok(leased == 1)
 }
 
-/// Gives up the lease that a node has of one consumer.
+/// Releases the lease of one consumer if `owner` holds it.
 pub(crate) fn release(tx: &Tx<'_>, owner: &str, name: &str) -> Result<u64, Error> {
     let sql = "UPDATE consumers SET owner = '', leased_until = 0 WHERE owner = $1 AND name = $2";
     tx.exec(sql, params![owner, name])
@@ -111,8 +112,8 @@ pub(crate) fn release_all(tx: &Tx<'_>, owner: &str) -> Result<u64, Error> {
     tx.exec("UPDATE consumers SET owner = '', leased_until = 0 WHERE owner = $1", params![owner])
 }
 
-/// Moves the cursor from `from` to `to`. Returns false if `owner` no longer holds the lease, or the cursor
-/// was moved.
+/// Moves the cursor from `from` to `to`. Returns false if `owner` no longer holds the lease, or if the cursor
+/// is not at `from`.
 pub(crate) fn move_cursor(tx: &Tx<'_>, name: &str, owner: &str, from: i64, to: i64) -> Result<bool, Error> {
     let moved = tx.exec(
         "UPDATE consumers SET position = $4 WHERE name = $1 AND owner = $2 AND position = $3",
@@ -167,7 +168,7 @@ pub(crate) fn insert_failure(tx: &Tx<'_>, name: &str, row: &PendingRow, error: &
 }
 
 /// Records another failed attempt, and dead-letters the event if `dead_lettered_at` is given. Returns false
-/// if the row has changed meanwhile.
+/// if the row has changed since it was read.
 pub(crate) fn update_failure(
     tx: &Tx<'_>,
     name: &str,
@@ -184,8 +185,8 @@ pub(crate) fn update_failure(
     Ok(updated == 1)
 }
 
-/// Raises the attempts of a subject's pending events, so that each has one attempt left after an earlier one
-/// was dead-lettered.
+/// Raises the attempt count of a subject's pending events to at least `attempts`. It is called after an event
+/// of the subject was dead-lettered, so that each later event has only one attempt left.
 pub(crate) fn limit_attempts(tx: &Tx<'_>, name: &str, subject: &str, attempts: i64) -> Result<(), Error> {
     tx.exec(
         "UPDATE consumer_failures SET attempts = $3
@@ -195,7 +196,7 @@ pub(crate) fn limit_attempts(tx: &Tx<'_>, name: &str, subject: &str, attempts: i
     Ok(())
 }
 
-/// Deletes a failure that was handled. Returns false if it has changed meanwhile.
+/// Deletes a failure after its event was handled. Returns false if the row has changed since it was read.
 pub(crate) fn delete_failure(tx: &Tx<'_>, name: &str, row: &PendingRow) -> Result<bool, Error> {
     let deleted = tx.exec(
         "DELETE FROM consumer_failures WHERE consumer = $1 AND position = $2 AND attempts = $3
@@ -205,12 +206,12 @@ pub(crate) fn delete_failure(tx: &Tx<'_>, name: &str, row: &PendingRow) -> Resul
     Ok(deleted == 1)
 }
 
-/// Deletes the failures after `position`, whose events will be delivered again.
+/// Deletes all failures after `position`. A replay delivers these events again.
 pub(crate) fn delete_failures_after(tx: &Tx<'_>, name: &str, position: i64) -> Result<u64, Error> {
     tx.exec("DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2", params![name, position])
 }
 
-/// Makes up to `limit` dead letters pending again, and returns their number.
+/// Makes up to `limit` dead letters pending again, and returns the number of dead letters changed.
 pub(crate) fn retry_dead_letters(tx: &Tx<'_>, name: &str, limit: i64) -> Result<u64, Error> {
     tx.exec(
         "UPDATE consumer_failures SET dead_lettered_at = NULL, attempts = 0, retry_at = 0
@@ -221,7 +222,7 @@ pub(crate) fn retry_dead_letters(tx: &Tx<'_>, name: &str, limit: i64) -> Result<
     )
 }
 
-/// Returns the number of pending failures and of dead letters, each up to `limit`.
+/// Returns the number of pending failures and the number of dead letters, each counted up to `limit`.
 pub(crate) fn count_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<(i64, i64), Error> {
     let pending = "SELECT COUNT(*) FROM (SELECT position FROM consumer_failures
                    WHERE consumer = $1 AND dead_lettered_at IS NULL LIMIT $2) AS counted";
@@ -231,7 +232,7 @@ pub(crate) fn count_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<(i
     Ok((count(pending)?, count(dead_letters)?))
 }
 
-/// Returns the time of the first event after `position`.
+/// Returns the time at which the first event after `position` was emitted; `None` if there is none.
 pub(crate) fn first_emitted_after(q: &Query<'_>, position: i64) -> Result<Option<Timestamp>, Error> {
     q.one(
         "SELECT o.at FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
@@ -241,7 +242,7 @@ pub(crate) fn first_emitted_after(q: &Query<'_>, position: i64) -> Result<Option
     )
 }
 
-/// Returns the position before the oldest event that retention has kept.
+/// Returns the position before the oldest event that retention has not removed; 0 if the log is empty.
 pub(crate) fn position_before_first(q: &Query<'_>) -> Result<i64, Error> {
     let first: Option<Option<i64>> =
         q.one("SELECT MIN(position) FROM outbox_positions", &[], |row| row.get(0))?;

@@ -1,4 +1,4 @@
-//! Consumers of one node, with the counters of this process.
+//! Set of the consumers of one node, with counters of this process.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 use crate::Consumer;
 use crate::status::ConsumerStatus;
 
-/// Consumers of one node, with its identity and counters.
+/// Consumers of one node, with the name of the node and counters.
 #[derive(Debug)]
 pub struct ConsumerSet {
     pub(crate) consumers: Arc<[Consumer]>,
     pub(crate) node: String,
     counts: Vec<Count>,
-    /// Notified to renew the leases.
+    /// Wakes the task that renews the leases.
     pub(crate) renewal: Notify,
     pub(crate) sampled: Mutex<Vec<ConsumerStatus>>,
 }
@@ -26,8 +26,8 @@ struct Count {
     handled: AtomicU64,
     dead_lettered: AtomicU64,
     panics: AtomicU64,
-    /// True if the task has panicked and has not been restarted. This node then takes no lease for the
-    /// consumer.
+    /// True if the delivery task has panicked and is not restarted yet. Meanwhile this node acquires no lease
+    /// for the consumer.
     is_down: AtomicBool,
 }
 
@@ -40,21 +40,21 @@ pub struct ConsumerCounts {
     pub handled: u64,
     /// Events dead-lettered.
     pub dead_lettered: u64,
-    /// Panics of the task that delivers, outside the handler.
+    /// Number of panics of the delivery task outside the handler.
     pub panics: u64,
 }
 
 impl ConsumerSet {
-    /// Creates the consumers of `node`. The name must be unique among all processes.
+    /// Creates the consumers of `node`. The name `node` must be unique among all processes.
     pub fn new(mut consumers: Vec<Consumer>, node: String) -> Self {
-        // The same order on every node, so that transactions cannot deadlock.
+        // Every node uses the same order, so that transactions cannot deadlock.
         consumers.sort_by_key(|consumer| consumer.name);
         let counts = consumers.iter().map(|_| Count::default()).collect();
         Self { consumers: consumers.into(), node, counts, renewal: Notify::new(), sampled: Mutex::default() }
     }
 
-    /// Returns the state of all consumers in the database, sampled about every ten seconds. Empty before the
-    /// first sample, and while the database cannot be read.
+    /// Returns the state of all consumers in the database, sampled about every ten seconds. The list is empty
+    /// before the first sample, and after the database could not be read.
     pub fn sampled(&self) -> Vec<ConsumerStatus> {
         self.sampled.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -83,7 +83,7 @@ impl ConsumerSet {
         self.renewal.notify_one();
     }
 
-    /// Returns the indexes of the consumers that this node cannot deliver to at present.
+    /// Returns the indexes of the consumers that this node cannot deliver to at the moment.
     pub(crate) fn down(&self) -> BTreeSet<usize> {
         let counts = self.counts.iter().enumerate();
         counts.filter(|(_, count)| count.is_down.load(Ordering::SeqCst)).map(|(index, _)| index).collect()

@@ -14,18 +14,18 @@ const MAX_COUNTED: i64 = 10_000;
 pub struct ConsumerStatus {
     /// Name of the consumer.
     pub name: String,
-    /// Cursor: every event up to this position was handled or is recorded as failed.
+    /// Cursor: every event up to this position was handled, or is pending or dead-lettered.
     pub position: i64,
     /// Number of events after `position`, of any kind. The cursor of an idle consumer is written only every
     /// five seconds.
     pub lag_events: i64,
     /// Milliseconds since the first event after `position` was emitted; 0 if there is none.
     pub lag_ms: i64,
-    /// Number of pending events: failed ones, and later ones of their subjects; counted up to 10,000.
+    /// Number of pending events, counted up to 10,000: failed events, and later events of the same subjects.
     pub pending: i64,
     /// Number of events dead-lettered after all attempts; counted up to 10,000.
     pub dead_letters: i64,
-    /// Node that delivers; empty if none does.
+    /// Node that delivers to the consumer; empty if no node does.
     pub owner: String,
 }
 

@@ -1,4 +1,4 @@
-//! Restarts tasks that panic.
+//! Supervision of tasks: restarts a task that panics.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use kith_kernel::seconds;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Pause after the first panic; it doubles with each further one.
+/// Pause after the first panic. The pause doubles with each further panic.
 const MIN_RESTART_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause, and the time after which a task that ran counts as healthy again.
+/// Maximum pause. A task that has run for longer than this time counts as healthy again.
 const MAX_RESTART_PAUSE: Duration = seconds(60);
 
-/// Runs `start` until it returns, and starts it again after a pause if it panics. `panicked` runs before each
-/// pause.
+/// Runs the task `start` until it returns. If it panics, runs `panicked`, waits for a pause and starts it
+/// again.
 #[expect(clippy::disallowed_methods, reason = "pauses are measured in real time")]
 pub(crate) async fn supervise<F, P>(
     mut stopped: watch::Receiver<bool>,
@@ -25,7 +25,7 @@ pub(crate) async fn supervise<F, P>(
     let mut panics = 0;
     while !*stopped.borrow_and_update() {
         let started = Instant::now();
-        // A set, so that the task ends with this one.
+        // A `JoinSet` aborts the task when this function is dropped.
         let mut task = JoinSet::new();
         task.spawn(start());
         match task.join_next().await {
@@ -44,7 +44,7 @@ pub(crate) async fn supervise<F, P>(
     }
 }
 
-/// Pause before the next start, after `panics` earlier panics in a row.
+/// Returns the pause before the next start, after `panics` earlier panics in a row.
 fn restart_pause(panics: u32) -> Duration {
     (MIN_RESTART_PAUSE * 2_u32.pow(panics.min(16))).min(MAX_RESTART_PAUSE)
 }

@@ -1,5 +1,5 @@
-//! Batches: requests of many callers, written in one transaction. A request that fails, or that waits for
-//! another transaction, does not block the others.
+//! Batches: requests of many callers that are written in one transaction. A request that fails, or that waits
+//! for another transaction, does not block the other requests.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,24 +10,25 @@ use kith_store::{Error, Store, Tx};
 
 use crate::rows;
 
-/// Maximum total time that the parts of one batch wait for locks.
+/// Maximum total time that the parts of one batch wait for locks with the normal lock timeout.
 const MAX_TOTAL_LOCK_WAIT: Duration = Duration::from_secs(1);
-/// Lock timeout of the remaining parts once that time is used up.
+/// Lock timeout of the remaining parts after [`MAX_TOTAL_LOCK_WAIT`] was used up.
 const SHORT_LOCK_TIMEOUT: Duration = Duration::from_millis(1);
 
-/// Function that returns the store's error behind a request's error, if there is one.
+/// Function that returns the store's error inside a request's error, if there is one.
 pub(crate) type Cause<E> = fn(&E) -> Option<&Error>;
 
-/// Returns true if the database was unavailable or overloaded. Such an error is not caused by a request.
+/// Returns true if the error means that the database was unavailable or overloaded, so that the request did
+/// not cause it.
 pub(crate) const fn is_outage(error: &Error) -> bool {
     matches!(error, Error::Busy | Error::Unavailable(_) | Error::OutcomeUnknown(_))
 }
 
 /// Writes all `items` with `write`, in one transaction if that succeeds. Otherwise the batch is split into
-/// halves, down to single requests, each of which succeeds or fails on its own. A request that waits longer
-/// than `lock_wait` for a lock fails with [`Error::DeadlinePassed`]. Once the parts have waited for
-/// [`MAX_TOTAL_LOCK_WAIT`] in total, the remaining ones wait only for [`SHORT_LOCK_TIMEOUT`]. On an outage
-/// nothing is split, and the remaining requests are not tried. Returns one outcome per item, in order.
+/// halves, down to single requests, each of which succeeds or fails separately. A request that waits longer
+/// than `lock_wait` for a lock fails with [`Error::DeadlinePassed`]. After the parts have waited for
+/// [`MAX_TOTAL_LOCK_WAIT`] in total, the remaining parts wait only for [`SHORT_LOCK_TIMEOUT`]. In an outage
+/// the batch is not split, and the remaining requests are not tried. Returns one outcome per item, in order.
 pub(crate) async fn write_batch<I, T, E, F>(
     db: &Store,
     items: &Arc<Vec<I>>,
@@ -75,8 +76,8 @@ where
     outcomes
 }
 
-/// Returns the error for the requests after one that failed in an outage. They were not tried, so their
-/// outcome is known.
+/// Returns the error for the requests that follow a request that failed in an outage. They were not tried, so
+/// they are known not to be written.
 fn untried<E: From<Error> + Clone>(error: &E, cause: Cause<E>) -> E {
     match cause(error) {
         Some(Error::OutcomeUnknown(_)) => {
@@ -86,7 +87,7 @@ fn untried<E: From<Error> + Clone>(error: &E, cause: Cause<E>) -> E {
     }
 }
 
-/// Writes a part of a batch in one transaction. Also returns whether the transaction started.
+/// Writes a part of a batch in one transaction. The second value is true if the transaction started.
 async fn write_part<T, E>(
     db: &Store,
     write: impl Fn(&Tx<'_>) -> Result<Vec<T>, E> + Send + 'static,

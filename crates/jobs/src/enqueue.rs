@@ -28,8 +28,8 @@ pub enum EnqueueError {
 /// Enqueues a job as part of this transaction.
 ///
 /// # Errors
-/// Returns [`EnqueueError::Invalid`] if the job is invalid, [`EnqueueError::Unknown`] if a job it waits for
-/// does not exist, and [`EnqueueError::Store`] if the database fails. Nothing is enqueued then.
+/// Returns [`EnqueueError::Invalid`] if the job is invalid, [`EnqueueError::Unknown`] if a job that it waits
+/// for does not exist, and [`EnqueueError::Store`] if the database fails. After an error no job is enqueued.
 pub fn enqueue(tx: &Tx<'_>, ctx: &Ctx, job: &NewJob) -> Result<Enqueued, EnqueueError> {
     job.check()?;
     if let Some(unique) = &job.unique {
@@ -38,10 +38,10 @@ pub fn enqueue(tx: &Tx<'_>, ctx: &Ctx, job: &NewJob) -> Result<Enqueued, Enqueue
     enqueue_locked(tx, ctx.now, job)
 }
 
-/// Enqueues jobs, all or none. Faster than one by one.
+/// Enqueues all jobs or none. It is faster than enqueueing them one by one.
 ///
 /// # Errors
-/// Same as [`enqueue`].
+/// Returns the same errors as [`enqueue`].
 pub fn enqueue_all<J: Borrow<NewJob>>(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -73,19 +73,19 @@ pub fn enqueue_all<J: Borrow<NewJob>>(
     Ok(enqueued)
 }
 
-/// Job with the jobs that it waits for. They run first, and the job can read their results.
+/// Job and the jobs that it waits for. They run first, and the job can read their results.
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// Job that runs last.
     pub job: NewJob,
-    /// Jobs that run before it.
+    /// Jobs that must end before `job` runs.
     pub children: Vec<Self>,
 }
 
 /// Enqueues a flow. Returns the id of its last job, and the ids of its direct children in order.
 ///
 /// # Errors
-/// Same as [`enqueue`].
+/// Returns the same errors as [`enqueue`].
 pub fn enqueue_flow(tx: &Tx<'_>, ctx: &Ctx, flow: &Flow) -> Result<(Enqueued, Vec<Enqueued>), EnqueueError> {
     let mut children = Vec::with_capacity(flow.children.len());
     for child in &flow.children {
@@ -102,7 +102,7 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
         match holder(tx, now, job, key, unique)? {
             Holder::None => {}
             Holder::Stays(id) => return Ok(Enqueued { id, is_existing: true }),
-            // If that job ends at this moment, there is nothing to wait for.
+            // If that job ends in this moment, the new job does not have to wait for it.
             Holder::Runs(id) => predecessor = rows::dependencies::set_has_dependents(tx, id)?.then_some(id),
         }
     }
@@ -115,7 +115,7 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
         rows::dependencies::insert_dependency(tx, other, id, i64::from(job.on_failure == OnFailure::Run))?;
     }
     if let Some(predecessor) = predecessor {
-        // The successor runs regardless of how the predecessor ends.
+        // The new job runs regardless of how its predecessor ends.
         rows::dependencies::insert_dependency(tx, predecessor, id, 1)?;
     }
     if let (Some(key), Some(unique)) = (&key, &job.unique) {
@@ -139,8 +139,8 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     Ok(Enqueued { id, is_existing: false })
 }
 
-/// Marks the unfinished jobs of `after` as dependencies and returns them, and one job that has failed or been
-/// cancelled, if there is one.
+/// Marks the unfinished jobs of `after` as dependencies and returns them. The second value is one job of
+/// `after` that has failed or was cancelled, if there is one.
 fn mark_dependencies(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<JobId>), EnqueueError> {
     let (mut dependencies, mut failed) = (Vec::new(), None);
     let mut after = job.after.clone();
@@ -166,15 +166,15 @@ fn mark_dependencies(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<Jo
 enum Holder {
     /// The key is free.
     None,
-    /// An existing job, which is returned to the caller. It may have been replaced with the content of the
+    /// An existing job, which is returned to the caller. Its content may have been replaced with that of the
     /// new job.
     Stays(JobId),
-    /// A running job, which can no longer be replaced.
+    /// A running job that the new job must wait for, because it can no longer be replaced.
     Runs(JobId),
 }
 
-/// Finds the job that holds the key, and replaces its content with that of the new job if its policy requires
-/// it.
+/// Finds the job that holds the key. Replaces its content with that of the new job if the policy of the new
+/// job requires that.
 fn holder(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -197,7 +197,7 @@ fn holder(
     Ok(if succeeds { Holder::Runs(id) } else { Holder::Stays(id) })
 }
 
-/// Returns the unique key: `kind:k:key`, or the kind and a digest of the payload.
+/// Returns the unique key: `KIND:k:KEY`, or `KIND:a:` and a digest of the payload if no key is given.
 fn unique_key(job: &NewJob, unique: &Unique) -> String {
     match &unique.key {
         Some(key) => format!("{}:k:{key}", job.kind),

@@ -1,6 +1,6 @@
-//! Enqueueing for callers without a transaction: requests of many callers are written together. Requests that
-//! may wait for another transaction, because of a unique key or a job they depend on, are batched separately
-//! from those that cannot.
+//! Enqueueing for callers without a transaction. Requests of many callers are written in one transaction.
+//! Requests that may wait for another transaction, because of a unique key or a dependency, are batched
+//! separately from other requests.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,23 +21,23 @@ const MAX_BATCH: usize = 512;
 const MAX_RETRY_BATCH: usize = 128;
 /// Number of scheduler turns without a new request after which a batch is written.
 const IDLE_TURNS: usize = 2;
-/// Capacity of the queue; callers wait when it is full.
+/// Capacity of the queue of requests. Callers wait while it is full.
 const QUEUE_CAPACITY: usize = 8_192;
 /// Lock timeout of a batch.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(50);
-/// Delay before a request that waits for another transaction is retried.
+/// Delay before a request that was blocked by another transaction is retried.
 const BLOCKED_RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Maximum time that a caller waits for another transaction.
+/// Maximum time that a caller waits because of other transactions.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Queue of requests, written in batches by background tasks.
 pub(crate) struct Enqueuer {
     plain: mpsc::Sender<QueuedRequest>,
-    /// Requests with unique keys, and requests for jobs that wait for other jobs.
+    /// Requests for jobs that have a unique key or wait for other jobs.
     keyed: mpsc::Sender<QueuedRequest>,
 }
 
-/// Queued request.
+/// Request of a caller that waits to be written.
 struct QueuedRequest {
     jobs: Vec<NewJob>,
     answer: oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>,
@@ -45,7 +45,7 @@ struct QueuedRequest {
 }
 
 impl QueuedRequest {
-    /// Returns true if the caller is still willing to wait for another transaction.
+    /// Returns true if the caller still waits, and has waited for less than [`MAX_WAIT`].
     fn can_wait(&self) -> bool {
         self.since.elapsed() < MAX_WAIT && !self.answer.is_closed()
     }
@@ -62,11 +62,11 @@ impl Enqueuer {
         Self { plain: lane(), keyed: lane() }
     }
 
-    /// Enqueues jobs, all or none.
+    /// Enqueues all jobs or none.
     ///
     /// # Errors
-    /// Same as [`enqueue_all`]. Returns [`Error::DeadlinePassed`] if another transaction blocks the request
-    /// for more than five seconds.
+    /// Returns the same errors as [`enqueue_all`]. Returns [`Error::DeadlinePassed`] if other transactions
+    /// block the request for more than five seconds.
     #[expect(clippy::disallowed_methods, reason = "the timeout is measured in real time")]
     pub async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
         let gone = || Error::unavailable("the job engine has stopped");
@@ -83,7 +83,7 @@ async fn write_lane(db: Store, clock: Arc<dyn Clock>, arrivals: mpsc::Receiver<Q
     tokio::join!(write_arriving(&db, &clock, arrivals, postpone), write_postponed(&db, &clock, postponed));
 }
 
-/// Writes requests in batches: those that arrived while the previous batch was written form the next one.
+/// Writes requests in batches. The requests that arrive while a batch is written form the next batch.
 async fn write_arriving(
     db: &Store,
     clock: &Arc<dyn Clock>,
@@ -94,7 +94,7 @@ async fn write_arriving(
     while arrivals.recv_many(&mut arrived, MAX_BATCH).await > 0 {
         gather(&mut arrivals, &mut arrived).await;
         for held in write(db, clock, std::mem::take(&mut arrived)).await {
-            // The retrying task runs until this task ends.
+            // The receiver cannot be closed, because the retrying task runs until this task ends.
             let _ = postpone.send(held);
         }
     }
@@ -122,7 +122,7 @@ async fn write_postponed(
     }
 }
 
-/// Fails the requests that have waited long enough, and returns the others.
+/// Answers requests that have waited for [`MAX_WAIT`] with an error, and returns the others.
 fn fail_expired(held: VecDeque<QueuedRequest>) -> VecDeque<QueuedRequest> {
     let (patient, others): (VecDeque<_>, VecDeque<_>) = held.into_iter().partition(QueuedRequest::can_wait);
     for one in others {
@@ -132,8 +132,8 @@ fn fail_expired(held: VecDeque<QueuedRequest>) -> VecDeque<QueuedRequest> {
     patient
 }
 
-/// Collects further requests before writing: callers whose request was just answered often send another, and
-/// the tasks that are ready to run go first. They then share one sync to disk.
+/// Collects further requests before a batch is written. It lets other tasks run first, because callers whose
+/// request was just answered often send another one. All collected requests then share one sync to disk.
 async fn gather(arrivals: &mut mpsc::Receiver<QueuedRequest>, arrived: &mut Vec<QueuedRequest>) {
     let mut quiet = 0;
     while quiet < IDLE_TURNS && arrived.len() < MAX_BATCH {
@@ -168,7 +168,7 @@ async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<QueuedRequest>) ->
     held
 }
 
-/// Enqueues the jobs of several callers, all or none.
+/// Enqueues the jobs of several callers, all or none, and returns the results of each caller.
 fn enqueue_each(
     tx: &Tx<'_>,
     clock: &dyn Clock,

@@ -1,5 +1,5 @@
 //! Completes, fails and cancels job attempts. Reports are fenced by `(job, attempt, claim token)`: a report
-//! about an attempt that its sender no longer owns is ignored.
+//! is ignored if its sender no longer owns the attempt.
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ const MAX_ERROR_CHARS: usize = 2_000;
 /// Channel that is notified when the cancellation of a running job is requested.
 pub const CANCEL_CHANNEL: &str = "jobs/cancel";
 
-/// Report by the owner of an attempt that the attempt has ended.
+/// Report that an attempt has ended, sent by the owner of the attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptReport {
     /// Attempt that has ended.
@@ -43,7 +43,7 @@ pub enum ReportOutcome {
     Finished(JobState),
     /// The job will run again at this time.
     Rescheduled(Timestamp),
-    /// The attempt belongs to another owner by now, or has ended. Nothing was changed.
+    /// The attempt has already ended, or another worker owns the job. The report was ignored.
     Stale,
 }
 
@@ -226,7 +226,8 @@ pub enum CancelOutcome {
     Unknown,
 }
 
-/// Cancels a job: at once if it is not running, and otherwise by a request to the worker that runs it.
+/// Cancels a job. A job that is not running is cancelled immediately; for a running job, the worker is
+/// requested to stop it.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -250,8 +251,8 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
     Ok(CancelOutcome::Cancelled)
 }
 
-/// Moves a job that is not running to the history. Returns its unique key, and whether other jobs wait for
-/// it.
+/// Moves a job that is not running to the history. Returns its unique key, and true if other jobs wait for
+/// it; `None` if the job is running or has ended.
 fn cancel_waiting(
     tx: &Tx<'_>,
     job: JobId,
@@ -266,17 +267,17 @@ fn cancel_waiting(
 /// Reason why a worker is evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EvictionReason {
-    /// Its lease has expired. The eviction is skipped if a heartbeat has arrived meanwhile.
+    /// The lease of the worker has expired. The worker is not evicted if a heartbeat has arrived since.
     LeaseExpired,
-    /// Its process has died.
+    /// The process of the worker has died.
     Died,
-    /// The worker stopped regularly, but some jobs were not finished in time.
+    /// The worker was stopped normally, but some jobs were not finished in time.
     Stopped,
 }
 
-/// Evicts a worker: reschedules up to `limit` of its running jobs. A job that has now been running at
-/// [`MAX_CRASHES`] worker deaths in a row goes to the dead letters. Returns the number of jobs; the worker
-/// itself is removed once it has none left.
+/// Evicts a worker: reschedules up to `limit` of its running jobs. A job whose workers have died in
+/// [`MAX_CRASHES`] attempts in a row goes to the dead letters. Returns the number of jobs processed. The
+/// worker is removed when it has no jobs left.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -316,7 +317,8 @@ pub(crate) fn evict_worker(
     Ok(running.len() as u64)
 }
 
-/// Returns the failures of a job with `error` added, as JSON. Only the latest `MAX_STORED_FAILURES` are kept.
+/// Returns the failures of a job with `error` added, as JSON. Only the latest [`MAX_STORED_FAILURES`] are
+/// kept.
 fn failures_with(row: &AttemptRow, attempt: i64, at: Timestamp, error: &str) -> String {
     let mut failures = rows::read_errors(row.errors.as_deref());
     failures.push(Failure { attempt, at, error: error.chars().take(MAX_ERROR_CHARS).collect() });
@@ -325,7 +327,7 @@ fn failures_with(row: &AttemptRow, attempt: i64, at: Timestamp, error: &str) -> 
 }
 
 /// Puts jobs that a worker has claimed but not started back into the queue. A job whose cancellation was
-/// requested meanwhile ends as cancelled.
+/// requested since the claim ends as cancelled.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -336,15 +338,17 @@ pub fn return_to_queue(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Re
         if rows::attempts::return_unstarted(tx, *attempt, ctx.now)? {
             tx.notify(queue_channel(queue));
         } else {
-            // Changes nothing if the lease was lost. Otherwise cancellation was requested.
+            // If the job was not put back, its cancellation was requested, or the worker no longer owns the
+            // job. In the second case this call has no effect.
             end_as_cancelled(tx, segment(tx)?, *attempt, ctx.now, &mut budget)?;
         }
     }
     Ok(())
 }
 
-/// Puts the jobs of a claim with an unknown outcome back into the queue, if the claim was committed. The
-/// claim held the queue's lock until its end, so its outcome is settled once this transaction holds the lock.
+/// Puts the jobs of a claim with an unknown outcome back into the queue, if the claim was committed. A claim
+/// holds the queue's lock until its transaction ends, so the outcome is known after this transaction has
+/// acquired the lock.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or another error of the store if the database fails.

@@ -1,5 +1,5 @@
-//! Fuzz target for schedules. The `fuzz` folder runs it; a test runs it on the seed files. Not part of
-//! release builds.
+//! Fuzz target for schedules. The `fuzz` folder runs it, and a test runs it on the seed files. Release builds
+//! do not contain it.
 
 use kith_kernel::Timestamp;
 use kith_kernel::fuzzing::Target;
@@ -9,7 +9,8 @@ use crate::schedules::Spec;
 /// Fuzz targets of this crate.
 pub const TARGETS: &[Target] = &[("schedules", schedules)];
 
-/// Checks a schedule, a time zone and a current time in milliseconds, given on one line each.
+/// Checks properties of a schedule. The input has three lines: a schedule, a time zone, and the current time
+/// in milliseconds.
 pub fn schedules(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut lines = text.split('\n');

@@ -1,4 +1,5 @@
-//! History of ended jobs: a ring of segment tables that are truncated as a whole, never row by row.
+//! History of ended jobs. It is a ring of segment tables; old segments are truncated as a whole and not
+//! deleted row by row.
 
 use std::time::Duration;
 
@@ -7,34 +8,36 @@ use kith_store::{Error, Store};
 
 use crate::rows::{self, statements};
 
-/// Retention of ended jobs.
+/// Time for which ended jobs and dead letters are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Minimum time that ended jobs are kept, unless there are more than `max_ended`.
     pub ended_age: Duration,
-    /// Maximum number of ended jobs; the latest are kept.
+    /// Maximum number of ended jobs. The oldest ended jobs are deleted first.
     pub max_ended: u64,
     /// Time that dead letters are kept.
     pub dead: Duration,
 }
 
 impl Retention {
-    /// Seven days, at most 2,000,000 ended jobs; dead letters for 90 days.
+    /// Default: ended jobs for seven days, at most 2,000,000 of them; dead letters for 90 days.
     pub const DEFAULT: Self = Self { ended_age: days(7), max_ended: 2_000_000, dead: days(90) };
 
-    /// Number of segments that hold data. The current one and the next one to be truncated are not counted.
+    /// Number of segments that contain data. The current segment and the segment that is truncated next are
+    /// not counted.
     const FULL_SEGMENTS: u32 = statements::SEGMENTS as u32 - 2;
 }
 
-/// Lock timeout for truncating a segment that is being read. Later readers queue behind this lock request.
+/// Lock timeout for truncating a segment that is being read. It is short because later readers wait behind
+/// this lock request.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Advances to the next segment if the current one is old or full enough, and truncates the segment after the
+/// Advances to the next segment if the current one is old enough or full, and truncates the segment after the
 /// new one. Returns true if it advanced. It does not advance while another transaction, such as a dump, reads
 /// the segment to be truncated.
 ///
 /// # Errors
-/// Returns the error of the database, except [`Error::DeadlinePassed`] for the lock.
+/// Returns the error of the database, except [`Error::DeadlinePassed`] if the segment is locked.
 pub(crate) async fn advance(db: &Store, ctx: &Ctx, retention: Retention) -> Result<bool, Error> {
     let now = ctx.now;
     let (current, since) = db.read(rows::ended::current_segment).await?;

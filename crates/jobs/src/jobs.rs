@@ -1,4 +1,4 @@
-//! Handle to the job engine, for callers without a transaction of their own.
+//! Handle to the job engine, for callers that have no transaction.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -21,12 +21,12 @@ use crate::rows::claims::Claimer;
 use crate::stats::{JobCounters, JobCounts, JobTotals, QueueSample};
 use crate::{finish, rows};
 
-/// Lock timeout of a batch of reports. Reports from several nodes that settle the same waiting job wait for
-/// each other's commits.
+/// Lock timeout of a batch of reports. Reports of several nodes can update the same waiting job, and then
+/// wait for each other's commits.
 const REPORT_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
-/// Delay before retrying after the database did not respond.
+/// Delay before a failed return of claimed jobs is retried.
 const FAILURE_DELAY: Duration = Duration::from_millis(500);
-/// Job engine on one database. Clones share it.
+/// Job engine on one database. Clones share the engine.
 #[derive(Clone)]
 pub struct Jobs(Arc<Inner>);
 
@@ -36,7 +36,7 @@ pub(crate) struct Inner {
     pub counts: JobCounters,
     pub samples: Mutex<Vec<QueueSample>>,
     claim_state: Mutex<HashMap<String, ClaimState>>,
-    /// Start of the current period without a failed heartbeat.
+    /// Time since which no heartbeat and no check for expired workers has failed.
     in_contact_since: Mutex<Timestamp>,
     enqueuer: Enqueuer,
 }
@@ -49,13 +49,13 @@ pub enum HeartbeatOutcome {
         /// Attempts whose cancellation was requested.
         cancel: Vec<Attempt>,
     },
-    /// The worker was evicted because its lease had expired. Its jobs belong to other workers now.
+    /// The worker was evicted because its lease had expired. Its jobs were given to other workers.
     Evicted,
 }
 
 impl Jobs {
-    /// Creates the engine on an open database with an up-to-date schema. Must be called in a Tokio runtime;
-    /// the background tasks end with the last clone.
+    /// Creates the engine on an open database with an up-to-date schema. Must be called in a Tokio runtime.
+    /// The background tasks end when the last clone is dropped.
     pub fn new(db: Store, sources: Sources) -> Self {
         Self(Arc::new(Inner {
             enqueuer: Enqueuer::start(&db, &sources),
@@ -72,13 +72,14 @@ impl Jobs {
         &self.0
     }
 
-    /// Creates an execution context for work of the engine itself.
+    /// Creates a context for operations of the engine itself.
     pub fn ctx(&self) -> Ctx {
         let id = self.0.sources.ids.next(self.0.sources.clock.now());
         Ctx::new(self.0.sources.clone(), Actor::System("jobs"), RequestId::from_uuid(id))
     }
 
-    /// Enqueues a job. When this returns, the job is on disk. Requests of many callers are written together.
+    /// Enqueues a job. When this function returns, the job is on disk. Requests of many callers are written
+    /// in one transaction.
     ///
     /// # Errors
     /// Returns [`EnqueueError`] if the job is invalid or cannot be stored.
@@ -87,10 +88,10 @@ impl Jobs {
         enqueued.first().copied().ok_or_else(|| Error::fault("a job was not enqueued").into())
     }
 
-    /// Enqueues jobs, all or none. Returns their ids in the order of `jobs`.
+    /// Enqueues all jobs or none. Returns their ids in the order of `jobs`.
     ///
     /// # Errors
-    /// Same as [`Jobs::enqueue`].
+    /// Returns the same errors as [`Jobs::enqueue`].
     pub async fn enqueue_all(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
         for job in &jobs {
             job.check()?;
@@ -144,7 +145,7 @@ impl Jobs {
 
     /// Puts the jobs claimed under this token back into the queue as soon as the database is available.
     pub(crate) fn return_claim_later(&self, queue: &str, token: ClaimToken) {
-        // The task does not keep the engine alive.
+        // The task holds a weak reference, so that it does not keep the engine alive.
         let (engine, queue) = (Arc::downgrade(&self.0), queue.to_owned());
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
@@ -174,7 +175,7 @@ impl Jobs {
         }
     }
 
-    /// Returns the cached claim state of a queue. Its watermarks are verified every few minutes, outside the
+    /// Returns the cached claim state of a queue. Every few minutes its watermarks are verified, without the
     /// queue's lock, so that a wrong watermark cannot hide a job for longer.
     async fn claim_state_of(&self, queue: &str) -> ClaimState {
         let marks = self.0.claim_state.lock().unwrap_or_else(PoisonError::into_inner).get(queue).cloned();
@@ -206,7 +207,7 @@ impl Jobs {
         self.0.db.write(move |tx| finish::report(tx, &ctx.refreshed(), &reports)).await
     }
 
-    /// Applies reports in one transaction, or in several if one of them fails or waits for another
+    /// Applies reports in one transaction, or in several if a report fails or is blocked by another
     /// transaction. Returns one outcome per report, in the same order.
     pub(crate) async fn report_each<R>(&self, reports: &Arc<Vec<R>>) -> Vec<Result<ReportOutcome, Error>>
     where
@@ -217,8 +218,8 @@ impl Jobs {
         write_batch(&self.0.db, reports, REPORT_LOCK_TIMEOUT, |error| Some(error), report).await
     }
 
-    /// Determines the outcome of a report that was sent again after the response to its commit was lost, and
-    /// that was then ignored as stale.
+    /// Finds the outcome of a report that was sent twice. The response to the first commit was lost, and the
+    /// second report was ignored as stale.
     pub(crate) async fn find_report_outcome(&self, report: &AttemptReport) -> ReportOutcome {
         let (attempt, is_done) = (report.attempt, report.outcome.is_ok());
         let found = self.0.db.read(move |q| finish::find_report_outcome(q, attempt, is_done)).await;
@@ -236,8 +237,8 @@ impl Jobs {
         Ok(self.heartbeat_with_deadlines(worker, Vec::new(), Vec::new()).await?.0)
     }
 
-    /// Records a heartbeat and the deadlines of attempts. Also returns those of `running` that are not
-    /// running according to the database: they were ended by others, or a crash of the database undid their
+    /// Records a heartbeat, and the deadlines of attempts. Also returns the attempts of `running` that are no
+    /// longer running in the database: another process ended them, or a crash of the database undid their
     /// claim.
     pub(crate) async fn heartbeat_with_deadlines(
         &self,
@@ -249,7 +250,7 @@ impl Jobs {
         self.0
             .db
             .write(move |tx| {
-                // The lock excludes a concurrent eviction.
+                // The lock prevents a concurrent eviction of the worker.
                 tx.lock("job worker", [worker])?;
                 tx.allow_async_commit();
                 if !rows::workers::heartbeat(tx, worker, ctx.refreshed().now)? {
@@ -263,8 +264,8 @@ impl Jobs {
             .inspect_err(|_| self.restart_contact())
     }
 
-    /// Records that the database may have been unreachable until now. Other workers may have been unable to
-    /// send heartbeats, too.
+    /// Records that the database may have been unreachable until now. Other workers may also have been unable
+    /// to send heartbeats.
     pub(crate) fn restart_contact(&self) {
         let now = self.0.sources.clock.now();
         *self.0.in_contact_since.lock().unwrap_or_else(PoisonError::into_inner) = now;

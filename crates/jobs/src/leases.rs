@@ -1,7 +1,7 @@
-//! Leased jobs, which external programs run: claimed with a lease, kept alive by heartbeats, and ended by a
-//! report that carries the claim's fencing token.
+//! Leased jobs, which external programs run. A program claims them with a lease, renews the lease by
+//! heartbeats, and ends each job with a report that carries the claim token.
 //!
-//! Each claim registers a worker of its own, so that an expired lease affects only the jobs of that claim.
+//! Each claim registers a separate worker, so that an expired lease affects only the jobs of that claim.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::rows::claims::Claimer;
 use crate::workers::progress_channel;
 use crate::{find_settings, rows};
 
-/// Lease that is still valid.
+/// Result of renewing a lease that is still valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseRenewal {
     /// True if the cancellation of the job was requested.
@@ -26,10 +26,10 @@ pub struct LeaseRenewal {
 }
 
 impl Jobs {
-    /// Claims up to `limit` jobs of a queue for an external program, which must send a heartbeat within each
-    /// `lease`. `name` identifies the program to people.
+    /// Claims up to `limit` jobs of a queue for an external program, which must then send heartbeats at
+    /// intervals shorter than `lease`. `name` is the name of the program, shown to operators.
     ///
-    /// The claim runs in a task of its own. If the caller stops waiting, or drops the result without calling
+    /// The claim runs in a separate task. If the caller stops waiting, or drops the result without calling
     /// [`LeasedClaim::into_claim`], the jobs are returned to the queue.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl Jobs {
         tokio::spawn(async move {
             let claimed = jobs.claim_as_worker(&queue, name, lease, limit).await;
             let claimed = claimed.map(|claim| LeasedClaim { jobs, queue, claim });
-            // If the receiver is gone, the claim is dropped and its jobs are returned.
+            // If the receiver was dropped, `claimed` is dropped too, and its jobs are returned to the queue.
             let _ = answer.send(claimed);
         });
         answered.await.unwrap_or_else(|_| Err(Error::unavailable("the claim was not finished")))
@@ -78,7 +78,7 @@ impl Jobs {
     }
 }
 
-/// Jobs claimed for an external program. They are returned to the queue if this is dropped before
+/// Jobs claimed for an external program. The jobs are returned to the queue if this value is dropped before
 /// [`LeasedClaim::into_claim`] is called.
 pub struct LeasedClaim {
     jobs: Jobs,
@@ -87,8 +87,8 @@ pub struct LeasedClaim {
 }
 
 impl LeasedClaim {
-    /// Consumes the guard and returns the claim, so that the jobs are not put back into the queue. Call it
-    /// when the response with the jobs is sent.
+    /// Returns the claim, so that its jobs are no longer returned to the queue. Call it when the jobs are
+    /// sent to the program.
     pub fn into_claim(mut self) -> Claim {
         std::mem::take(&mut self.claim)
     }
@@ -122,8 +122,8 @@ impl Drop for LeasedClaim {
     }
 }
 
-/// Renews the lease of the job and of all jobs claimed with it. Returns `None` if the job is not, or no
-/// longer, claimed under `token`.
+/// Renews the lease of the job and of all jobs of the same claim. Returns `None` if the job is not claimed
+/// under `token`.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -172,8 +172,8 @@ pub fn append_log(
     Ok(true)
 }
 
-/// Applies the report of an external program. Returns [`ReportOutcome::Stale`] if the job is no longer
-/// claimed under `token`.
+/// Applies the report of an external program. Returns [`ReportOutcome::Stale`] if the job is no longer claimed
+/// under `token`.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used

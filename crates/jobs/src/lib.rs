@@ -1,8 +1,9 @@
-//! Chronizer, the durable job engine. Jobs are rows. A job enqueued in a transaction exists if and only if
-//! the transaction commits, and it runs at least once.
+//! Chronizer, the durable job engine. Each job is a row in the database. A job enqueued in a transaction
+//! exists if and only if the transaction commits, and it runs at least once.
 //!
-//! The engine depends on no feature module and not on HTTP. Commands use [`enqueue()`] and the other
-//! functions over a `Tx`. Callers without a transaction use [`Jobs`]. [`Workers`] run handlers.
+//! The engine depends on no feature module and not on HTTP. Callers with a transaction use [`enqueue()`] and
+//! the other functions that have a `Tx` parameter. Callers without a transaction use [`Jobs`]. [`Workers`]
+//! run handlers.
 
 mod batch;
 mod claim;
@@ -57,7 +58,7 @@ pub use stats::{
 pub use workers::progress_channel;
 pub use workers::{AttemptContext, Handler, JobType, QueueConcurrency, WorkerOptions, Workers};
 
-/// Migrations of the engine's tables. They run before the migrations of all modules.
+/// Migrations of the engine's tables. They run before the migrations of the modules.
 pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     module: "jobs",
     migrations: &[Migration { version: 1, name: "jobs", sql: include_str!("../migrations/0001_jobs.sql") }],

@@ -1,5 +1,5 @@
 //! Maintenance of the engine: evicts workers with expired leases, ends overdue attempts, advances the history
-//! ring, and stores statistics. Any number of nodes can run it concurrently.
+//! ring, and stores statistics. Several nodes can run it concurrently.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,37 +16,37 @@ use crate::{finish, rows, stats};
 
 /// Maximum number of rows changed in one transaction.
 const BATCH_SIZE: i64 = 500;
-/// Delay after which an attempt that exceeds its timeout is ended here. Its worker should have ended it at
-/// the timeout.
+/// Time after its deadline at which maintenance ends an attempt. Normally the worker ends the attempt at the
+/// deadline.
 const OVERDUE_GRACE: Duration = seconds(10);
 /// Interval at which queues are sampled.
 const SAMPLE_INTERVAL: Duration = seconds(10);
-/// Interval at which expired rows are deleted.
+/// Interval at which expired rows are deleted, and the history ring is checked.
 const CLEANUP_INTERVAL: Duration = seconds(60);
 
-/// Duration of a short read above which the database counts as having been unreachable.
+/// Maximum duration of a short read. If it takes longer, the database counts as having been unreachable.
 const CONTACT_TIMEOUT: Duration = seconds(2);
-/// Maximum number of transactions of [`BATCH_SIZE`] rows each that one run deletes from a table. The rest is
-/// deleted in the next run.
+/// Maximum number of transactions in which one run deletes rows from a table, with [`BATCH_SIZE`] rows each.
+/// The remaining rows are deleted in the next run.
 const BATCHES: usize = 20;
 
-/// Times of the last maintenance steps.
+/// State of maintenance between two runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MaintenanceState {
     sampled_at: Timestamp,
     cleaned_at: Timestamp,
-    /// True if there were more expired rows than were deleted.
+    /// True if the last run did not delete all expired rows.
     has_more: bool,
 }
 
-/// Deletes up to a number of rows that expired before a time, and returns their number.
+/// Function that deletes up to a number of rows that expired before a time, and returns how many it deleted.
 type Cleanup = fn(&Tx<'_>, Timestamp, i64) -> Result<u64, Error>;
 
 impl Jobs {
-    /// Runs the maintenance that is due.
+    /// Runs the maintenance steps that are due.
     ///
     /// # Errors
-    /// Returns the error of the database. The remaining steps are done in the next run.
+    /// Returns the error of the database. The remaining steps are run in the next call.
     pub async fn run_maintenance(
         &self,
         last: &mut MaintenanceState,
@@ -73,7 +73,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Deletes expired rows. Returns true if there may be more.
+    /// Deletes expired rows. Returns true if there may be more of them.
     async fn delete_expired(&self, now: Timestamp, retention: Retention) -> Result<bool, Error> {
         let tables: [(Cleanup, Timestamp); 4] = [
             (rows::dependencies::delete_expired_keys, now),
@@ -98,9 +98,9 @@ impl Jobs {
         Ok(true)
     }
 
-    /// Evicts workers whose leases have expired, provided that this process has been in contact with the
-    /// database for at least as long: while the database is unreachable, no worker can send heartbeats.
-    /// Returns the number of their jobs.
+    /// Evicts workers whose leases have expired. A worker is evicted only if this process has been in contact
+    /// with the database since the lease was last renewed, because no worker can send heartbeats while the
+    /// database is unreachable. Returns the number of jobs of the evicted workers.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -108,7 +108,7 @@ impl Jobs {
     pub async fn evict_expired_workers(&self) -> Result<u64, Error> {
         let (now, started) = (self.inner().sources.clock.now(), Instant::now());
         if now < self.in_contact_since() {
-            // The clock went back.
+            // The clock was set back.
             self.restart_contact();
         }
         let contact = now.since(self.in_contact_since());
@@ -125,8 +125,8 @@ impl Jobs {
         Ok(jobs)
     }
 
-    /// Evicts all workers of earlier processes. Call it only at start and only if the database allows a
-    /// single process (SQLite). Returns the number of their jobs.
+    /// Evicts all workers of earlier processes. Call it only at the start, and only if the database allows a
+    /// single process (SQLite). Returns the number of jobs of the evicted workers.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -139,8 +139,8 @@ impl Jobs {
         Ok(jobs)
     }
 
-    /// Evicts a worker of this process that stops, and reschedules the jobs it is still running. Returns
-    /// their number.
+    /// Evicts a worker of this process that is stopping, and reschedules the jobs that it is still running.
+    /// Returns the number of these jobs.
     pub(crate) async fn deregister(&self, worker: i64) -> Result<u64, Error> {
         self.evict(worker, EvictionReason::Stopped).await
     }

@@ -1,4 +1,4 @@
-//! Job model: states, limits on the input, records and errors of attempts.
+//! Job model: states, limits on the input, job records and errors of attempts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::retry::RetryPolicy;
 
-/// Job id. Ids grow within one process and are never reused.
+/// Job id. The ids increase within one process and are never reused.
 pub type JobId = i64;
 
 /// Maximum length of a queue or kind name, in bytes.
@@ -24,9 +24,9 @@ pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 pub const MAX_PRIORITY: i64 = 9;
 /// Default priority.
 pub const DEFAULT_PRIORITY: i64 = 5;
-/// Upper bound of a job's maximum number of failures.
+/// Highest value allowed for the maximum number of failures of a job.
 pub const MAX_ATTEMPTS: i64 = 1_000;
-/// Number of consecutive worker deaths after which a running job goes to the dead letters.
+/// Number of consecutive attempts with a death of the worker after which a job goes to the dead letters.
 pub const MAX_CRASHES: i64 = 3;
 
 /// State of a job.
@@ -35,7 +35,7 @@ pub const MAX_CRASHES: i64 = 3;
 pub enum JobState {
     /// Waiting for a worker.
     Ready,
-    /// Waiting for its time: delayed, to be retried, or snoozed.
+    /// Waiting until its due time, because it is delayed, will be retried or was snoozed.
     Scheduled,
     /// Claimed by a worker.
     Running,
@@ -68,7 +68,7 @@ impl JobState {
         self as i64
     }
 
-    /// Number that the database writes for each name, for `named_sql!`.
+    /// Names of the states and the numbers that the database stores for them, for `named_sql!`.
     pub(crate) const NUMBERS: [(&'static str, &'static str); 7] = {
         const DIGITS: [&str; 7] = ["0", "1", "2", "3", "4", "5", "6"];
         let mut numbers = [("", ""); 7];
@@ -114,7 +114,7 @@ impl JobState {
 pub struct Invalid {
     /// Name of the field.
     pub field: &'static str,
-    /// Description of the error.
+    /// Description of what is wrong, without the name of the field.
     pub why: String,
 }
 
@@ -159,8 +159,8 @@ pub struct Enqueued {
     pub is_existing: bool,
 }
 
-/// Fencing token of a claim. Tokens are random, so that they differ from those of a claim that a crash of the
-/// database undid and whose attempt number is used again.
+/// Fencing token of a claim. Tokens are random. After a crash of the database has undone a claim, its attempt
+/// number can be used again, but not its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimToken(i64);
 
@@ -199,7 +199,7 @@ impl FromStr for ClaimToken {
     }
 }
 
-/// Job claimed by a worker. Every report about it must carry [`ClaimedJob::as_attempt`].
+/// Job claimed by a worker. Each report about the job must carry [`ClaimedJob::as_attempt`].
 #[derive(Clone, Debug)]
 pub struct ClaimedJob {
     /// Job id.
@@ -210,7 +210,7 @@ pub struct ClaimedJob {
     pub kind: String,
     /// Payload, a JSON text.
     pub payload: String,
-    /// Number of the attempt, from 1. It grows with each claim.
+    /// Number of the attempt, starting at 1. It increases by one with each claim.
     pub attempt: i64,
     /// Number of failures so far.
     pub failures: i64,
@@ -224,7 +224,7 @@ pub struct ClaimedJob {
     pub run_at: Timestamp,
     /// Time of enqueueing.
     pub created_at: Timestamp,
-    /// Key for the limits per key of the queue.
+    /// Key to which the limits per key of the queue apply.
     pub limit_key: Option<String>,
     /// Worker that claimed the job.
     pub worker: i64,
@@ -234,12 +234,12 @@ pub struct ClaimedJob {
     pub(crate) position: i64,
 }
 
-/// Attempt at a job, identified by its claim.
+/// Attempt to run a job, identified by its claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attempt {
     /// Job id.
     pub job: JobId,
-    /// Number of the attempt, from 1.
+    /// Number of the attempt, starting at 1.
     pub attempt: i64,
     /// Fencing token of the claim.
     pub token: ClaimToken,
@@ -255,16 +255,16 @@ impl ClaimedJob {
 /// Reason why an attempt did not succeed.
 #[derive(Clone, Debug, Error)]
 pub enum JobError {
-    /// Failure. The job is retried as its policy allows.
+    /// Failure. The job is retried as its retry policy allows.
     #[error("{0}")]
     Retry(String),
-    /// Failure. The job is retried after `wait` instead of the policy's delay, as long as the policy allows
-    /// another attempt.
+    /// Failure. The job is retried after `wait` instead of the delay of its retry policy, as long as the
+    /// policy allows another attempt.
     #[error("{why}")]
     RetryIn {
         /// Description of the failure.
         why: String,
-        /// Delay from now.
+        /// Delay until the next attempt.
         wait: Duration,
     },
     /// Permanent failure. The job is not retried.
@@ -296,7 +296,7 @@ impl From<StoreError> for JobError {
     }
 }
 
-/// Result of a completed job, for people and for jobs that wait for it.
+/// Result of a completed job. Operators and the jobs that wait for the job can read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobOutput {
     /// JSON text of at most [`MAX_PAYLOAD_BYTES`], or `None`.
@@ -346,7 +346,7 @@ pub struct JobRecord {
     pub retry: RetryPolicy,
     /// Time limit of an attempt; zero if there is none.
     pub timeout: Duration,
-    /// Key for the limits per key of the queue.
+    /// Key to which the limits per key of the queue apply.
     pub limit_key: Option<String>,
     /// Start of the last attempt.
     pub started_at: Option<Timestamp>,
@@ -354,11 +354,11 @@ pub struct JobRecord {
     pub finished_at: Option<Timestamp>,
     /// Result, a JSON text.
     pub result: Option<String>,
-    /// Last reported progress, a JSON text.
+    /// Progress that was reported last, a JSON text.
     pub progress: Option<String>,
     /// Latest failures, oldest first.
     pub errors: Vec<Failure>,
-    /// Number of jobs it waits for.
+    /// Number of unfinished jobs that this job waits for.
     pub pending_dependencies: i64,
     /// Time at which cancellation was requested.
     pub cancel_requested_at: Option<Timestamp>,
@@ -368,20 +368,20 @@ pub struct JobRecord {
     pub created_at: Timestamp,
 }
 
-/// State of a job that another job waits or waited for.
+/// State of a job that another job depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DependencyResult {
-    /// Id of the awaited job.
+    /// Id of the job depended on.
     pub job: JobId,
     /// Final state; `None` while the job has not ended.
     pub state: Option<JobState>,
     /// Result, a JSON text.
     pub result: Option<String>,
-    /// True if the result is omitted because the results are too large in total.
+    /// True if the result is omitted because all results together exceed the size limit.
     pub is_result_omitted: bool,
 }
 
-/// Line of a job's log.
+/// Line in the log of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogLine {
     /// Number of the attempt.

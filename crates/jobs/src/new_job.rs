@@ -1,4 +1,4 @@
-//! New jobs: their options, and uniqueness.
+//! Jobs to be enqueued, with their options and unique keys.
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ pub enum OnConflict {
     /// Keeps the existing job unchanged and returns it.
     #[default]
     Keep,
-    /// Replaces payload, priority and time of the existing job unless it is running already. Returns the
-    /// existing job.
+    /// Replaces the payload, the priority and the time of the existing job, unless that job is already
+    /// running. Returns the existing job.
     Replace,
-    /// Like [`Self::Replace`], with the delay restarted, so that a burst of requests runs once, after the
-    /// last of them. If the existing job is running, a successor is enqueued. It takes over the key and runs
-    /// when the existing job has ended.
+    /// Like [`Self::Replace`], and restarts the delay, so that a burst of requests runs the job once, after
+    /// the last request. If the existing job is running, a new job is enqueued. It gets the key and runs
+    /// after the existing job has ended.
     Debounce,
 }
 
 /// Uniqueness of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unique {
-    /// Unique key within the job's kind; `None` compares the payload.
+    /// Unique key within the job's kind. If `None`, the payload is the key.
     pub key: Option<String>,
-    /// Time from enqueueing for which the key stays taken even if the job has ended (throttling). Zero: until
-    /// the job ends.
+    /// Time from enqueueing during which the key stays taken even if the job has ended (throttling). If zero,
+    /// the key is taken until the job ends.
     #[serde(default)]
     pub period: Duration,
     /// Policy if the key is taken.
@@ -41,12 +41,12 @@ pub struct Unique {
 }
 
 impl Unique {
-    /// Allows one live job with this key at a time.
+    /// Allows only one unfinished job of the kind with this key at a time.
     pub fn key(key: impl Into<String>) -> Self {
         Self { key: Some(key.into()), period: Duration::ZERO, on_conflict: OnConflict::Keep }
     }
 
-    /// Allows one live job with this payload at a time.
+    /// Allows only one unfinished job of the kind with this payload at a time.
     pub const fn arguments() -> Self {
         Self { key: None, period: Duration::ZERO, on_conflict: OnConflict::Keep }
     }
@@ -66,14 +66,14 @@ impl Unique {
     }
 }
 
-/// Policy for a job when one that it waits for fails permanently or is cancelled.
+/// Policy for a job if a job that it waits for fails permanently or is cancelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
-    /// The job goes to the dead letters, too.
+    /// The job goes to the dead letters.
     #[default]
     Die,
-    /// The job runs nevertheless; it can see the failure in the results.
+    /// The job runs anyway. It can see the failure in the results.
     Run,
 }
 
@@ -88,21 +88,21 @@ pub struct NewJob {
     pub payload: String,
     /// Priority, from 0 (most urgent) to [`MAX_PRIORITY`].
     pub priority: i64,
-    /// Earliest time to run; immediately if absent or in the past.
+    /// Earliest time to run. The job runs immediately if the time is `None` or in the past.
     pub run_at: Option<Timestamp>,
     /// Retry policy.
     pub retry: RetryPolicy,
-    /// Time limit of an attempt; an attempt that exceeds it fails. Zero: no limit.
+    /// Time limit of an attempt. An attempt that exceeds it fails. Zero means no limit.
     pub timeout: Duration,
-    /// Key for the limits per key of the queue.
+    /// Key to which the limits per key of the queue apply.
     pub limit_key: Option<String>,
-    /// Uniqueness.
+    /// Options of the job's unique key; `None` if the job has none.
     pub unique: Option<Unique>,
     /// Jobs that must end before this one runs.
     pub after: Vec<JobId>,
-    /// Policy if one of those fails or is cancelled.
+    /// Policy if a job in `after` fails or is cancelled.
     pub on_failure: OnFailure,
-    /// Origin of the job, for people.
+    /// Origin of the job, shown to operators.
     pub source: Option<String>,
 }
 
@@ -139,7 +139,7 @@ impl NewJob {
         self
     }
 
-    /// Sets the key for the limits per key of the queue.
+    /// Sets the key to which the limits per key of the queue apply.
     #[must_use]
     pub fn with_limit_key(mut self, key: impl Into<String>) -> Self {
         self.limit_key = Some(key.into());
@@ -174,8 +174,8 @@ impl NewJob {
         self
     }
 
-    /// Returns true if enqueueing waits for no other transaction: the job has no unique key and no
-    /// dependencies.
+    /// Returns true if enqueueing never waits for another transaction, because the job has no unique key and
+    /// no dependencies.
     pub(crate) const fn enqueues_without_waiting(&self) -> bool {
         self.unique.is_none() && self.after.is_empty()
     }

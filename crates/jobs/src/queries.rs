@@ -1,4 +1,4 @@
-//! Queries on jobs: one by id, many by state.
+//! Queries that read jobs: one job by id, lists of jobs, logs and results.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, FromRow as _, Param, Query, params};
@@ -8,16 +8,16 @@ use crate::rows;
 use crate::rows::live::{LiveJob, live_columns};
 use crate::rows::record_columns;
 
-/// Conditions on jobs. An absent condition matches every job.
+/// Conditions for a list of jobs. A condition that is `None` matches every job.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
-    /// State; if absent, live jobs only (not completed, cancelled or dead).
+    /// State. If `None`, only jobs that have not ended match.
     pub state: Option<JobState>,
     /// Queue.
     pub queue: Option<String>,
     /// Kind.
     pub kind: Option<String>,
-    /// Upper bound of the id, exclusive, for paging.
+    /// Upper bound of the id, exclusive. It is used for paging.
     pub before: Option<JobId>,
     /// Earliest time of enqueueing, inclusive.
     pub since: Option<Timestamp>,
@@ -36,12 +36,12 @@ pub fn find_job(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     }
     match rows::ended::find_dead(q, id)? {
         Some(job) => Ok(Some(job)),
-        // The job may have been retried between the two reads, under the same id.
+        // The job may have been retried between the two reads. It keeps its id then.
         None => Ok(rows::ended::find_in_history(q, id)?.or(rows::live::find(q, id)?)),
     }
 }
 
-/// Returns the last lines of a job's log.
+/// Returns the last 200 lines of a job's log.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -49,8 +49,8 @@ pub fn list_log(q: &Query<'_>, id: JobId) -> Result<Vec<LogLine>, Error> {
     rows::ended::list_log(q, id, MAX_LOG_LINES)
 }
 
-/// Returns the states and results of the jobs that a job waits or waited for. Results are omitted once they
-/// exceed `max_bytes` in total.
+/// Returns the states and results of the jobs that a job depends on. Results are omitted after `max_bytes` in
+/// total.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.

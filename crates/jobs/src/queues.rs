@@ -12,11 +12,11 @@ const MAX_RATE_PERIOD_MS: i64 = 24 * 3_600_000;
 /// Maximum value of a limit.
 const MAX_LIMIT: i64 = 1_000_000;
 
-/// Rate limit: at most `limit` starts in each window of `period_ms`. A window opens with the first start
-/// after the previous one has closed.
+/// Rate limit: at most `limit` starts of jobs in each window of `period_ms`. A window begins with the first
+/// start after the end of the previous window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// Maximum number of starts per window.
+    /// Maximum number of starts of jobs per window.
     pub limit: i64,
     /// Length of the window in milliseconds.
     pub period_ms: i64,
@@ -25,17 +25,17 @@ pub struct Rate {
 /// Settings of a queue. The default has no limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSettings {
-    /// Pauses the queue: none of its jobs is started.
+    /// True if the queue is paused, so that none of its jobs is started.
     pub paused: bool,
     /// Maximum number of running jobs.
     pub concurrency: Option<i64>,
-    /// Maximum number of starts per window.
+    /// Maximum number of starts of jobs per window.
     pub rate: Option<Rate>,
-    /// Maximum number of running jobs per limit key.
+    /// Maximum number of running jobs for each limit key.
     pub key_concurrency: Option<i64>,
-    /// Maximum number of starts per window and limit key.
+    /// Maximum number of starts of jobs per window, for each limit key.
     pub key_rate: Option<Rate>,
-    /// Revision number; it grows with each change.
+    /// Revision number. It increases by one with each change.
     pub revision: i64,
 }
 
@@ -91,7 +91,7 @@ pub enum QueueError {
     Store(#[from] Error),
 }
 
-/// Returns the settings of a queue, or the defaults if it has none.
+/// Returns the settings of a queue, or the default settings if none are stored.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -99,7 +99,7 @@ pub fn find_settings(q: &Query<'_>, queue: &str) -> Result<QueueSettings, Error>
     Ok(rows::queues::find(q, queue)?.unwrap_or_default())
 }
 
-/// Returns the settings of all queues that have any, by name.
+/// Returns all stored settings of queues, ordered by the name of the queue.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -107,12 +107,12 @@ pub fn list_settings(q: &Query<'_>) -> Result<Vec<(String, QueueSettings)>, Erro
     rows::queues::list(q)
 }
 
-/// Changes the settings of a queue with `change` and writes an audit entry. With a `revision`, the change is
-/// made only if it is the current one. Does nothing if the settings stay the same.
+/// Changes the settings of a queue with `change` and writes an audit entry. If a `revision` is given, it must
+/// be the current revision. If the settings stay the same, nothing is written.
 ///
 /// # Errors
 /// Returns [`QueueError::Invalid`] if the new settings are invalid, [`QueueError::Changed`] if `revision` is
-/// not the current one, and [`QueueError::Store`] if the database fails.
+/// not the current revision, and [`QueueError::Store`] if the database fails.
 pub fn set(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -145,8 +145,8 @@ pub fn set(
     Ok(after)
 }
 
-/// Returns how many more jobs may start in the window, the time at which the window opened, and the number of
-/// starts in it.
+/// Returns how many more jobs may start in the current window, the start time of the window, and the number
+/// of starts in it.
 pub(crate) fn remaining_starts(
     rate: Rate,
     window: Option<(Timestamp, i64)>,
@@ -154,7 +154,7 @@ pub(crate) fn remaining_starts(
 ) -> (i64, Timestamp, i64) {
     let period = std::time::Duration::from_millis(rate.period_ms.unsigned_abs());
     match window {
-        // If the clock goes back, the current window stays open until its end.
+        // If the clock is set back, the current window lasts until its end.
         Some((since, used)) if now < since + period => ((rate.limit - used).max(0), since, used),
         _ => (rate.limit, now, 0),
     }

@@ -17,7 +17,7 @@ pub struct RetryPolicy {
     pub cap: Duration,
 }
 
-/// Stored form of the delays, if they are not the default.
+/// Delays as stored in the database, if they are not the default delays.
 #[derive(Serialize, Deserialize)]
 struct StoredDelays {
     base_ms: u64,
@@ -25,26 +25,26 @@ struct StoredDelays {
 }
 
 impl RetryPolicy {
-    /// 10 failures, over about eight hours.
+    /// Default policy: 10 failures within about eight hours.
     pub const DEFAULT: Self =
         Self { max_attempts: 10, base: Duration::from_secs(10), cap: Duration::from_secs(3 * 3_600) };
 
-    /// No retry.
+    /// Policy without a retry.
     pub const NEVER: Self = Self { max_attempts: 1, ..Self::DEFAULT };
 
-    /// Returns a policy with the default delays and another number of failures.
+    /// Returns a policy with the default delays and the given maximum number of failures.
     pub const fn times(max_attempts: i64) -> Self {
         Self { max_attempts, ..Self::DEFAULT }
     }
 
-    /// Sets other delays.
+    /// Sets the delay after the first failure and the maximum delay.
     #[must_use]
     pub const fn waiting(mut self, base: Duration, cap: Duration) -> Self {
         (self.base, self.cap) = (base, cap);
         self
     }
 
-    /// Returns the time of the next attempt after the n-th failure, or `None` if the job goes to the dead
+    /// Returns the time of the next attempt after `failures` failures, or `None` if the job goes to the dead
     /// letters.
     pub fn next(&self, failures: i64, now: Timestamp, random: &dyn Random) -> Option<Timestamp> {
         (failures < self.max_attempts).then(|| now + self.wait(failures, random))
@@ -56,14 +56,15 @@ impl RetryPolicy {
         Duration::from_millis(full_ms / 2 + below(random, full_ms - full_ms / 2 + 1))
     }
 
-    /// Returns the stored form of the delays, or `None` for the default.
+    /// Returns the delays as stored in the database, or `None` for the default delays.
     pub(crate) fn to_stored(self) -> Option<String> {
         let usual = (Self::DEFAULT.base, Self::DEFAULT.cap);
         let written = StoredDelays { base_ms: millis(self.base), cap_ms: millis(self.cap) };
         ((self.base, self.cap) != usual).then(|| serde_json::to_string(&written).unwrap_or_default())
     }
 
-    /// Restores a policy from [`RetryPolicy::to_stored`]. A text that cannot be parsed counts as the default.
+    /// Creates a policy from the output of [`RetryPolicy::to_stored`]. If the text cannot be parsed, the
+    /// default delays are used.
     pub(crate) fn read(max_attempts: i64, text: Option<&str>) -> Self {
         let written = text.and_then(|text| serde_json::from_str::<StoredDelays>(text).ok());
         let policy = Self::times(max_attempts);

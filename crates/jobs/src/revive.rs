@@ -1,5 +1,5 @@
-//! Retrying jobs: scheduled jobs run immediately, dead letters become live under their own ids, and other
-//! ended jobs are enqueued again.
+//! Retries jobs: scheduled jobs run immediately, dead letters become live jobs with the same id, and other
+//! ended jobs are enqueued as new jobs.
 
 use kith_kernel::Ctx;
 use kith_store::{Error, Tx};
@@ -10,21 +10,21 @@ use crate::{queue_channel, rows};
 /// Result of retrying a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryOutcome {
-    /// The job was scheduled, and is due now.
+    /// The job was scheduled for later and is due now.
     MadeDue,
-    /// The job was a dead letter, and is live again under its own id.
+    /// The job was a dead letter. It is a live job again, with the same id.
     Revived,
     /// The job had completed or been cancelled; a new job with the same kind and payload was enqueued.
     Reenqueued(JobId),
     /// The job is ready, running or blocked. Nothing was changed.
     Live,
-    /// Another job holds its unique key. Nothing was changed.
+    /// Another job holds the unique key of this job. Nothing was changed.
     KeyHeld(JobId),
     /// The job does not exist.
     Unknown,
 }
 
-/// Runs a job as soon as possible, regardless of its state.
+/// Makes a job run as soon as possible, whether it is scheduled or has ended.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -53,14 +53,14 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<RetryOutcome, Error> 
     }
 }
 
-/// Outcome of reviving a dead letter.
+/// Result of moving a dead letter back to the live jobs.
 enum Revival {
     Revived,
     KeyHeld(JobId),
     NotDead,
 }
 
-/// Locks the unique keys of dead letters, as enqueueing does.
+/// Locks the unique keys of dead letters. Enqueueing uses the same locks.
 fn lock_keys(tx: &Tx<'_>, jobs: &[JobId]) -> Result<(), Error> {
     let keys: Vec<_> =
         jobs.iter().map(|job| rows::ended::find_dead_key(tx, *job)).collect::<Result<_, _>>()?;
@@ -87,8 +87,8 @@ fn revive(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<Revival, Error> {
     Ok(Revival::Revived)
 }
 
-/// Revives up to `limit` dead letters, optionally only those of a queue and a kind, and returns their number.
-/// A dead letter whose unique key is held by another job is left.
+/// Moves up to `limit` dead letters back to the live jobs, optionally only those of a queue and a kind, and
+/// returns their number. Skips a dead letter whose unique key is held by another job.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -101,8 +101,8 @@ pub fn redrive(
     limit: i64,
 ) -> Result<u64, Error> {
     let (mut revived, mut after) = (0, 0);
-    // The statement excludes dead letters whose key is held. Of several with the same key, the first is
-    // revived, and the next page excludes the others.
+    // The statement excludes dead letters whose key is held. If several have the same key, the first one is
+    // moved, and the statement for the next page excludes the others.
     while revived < limit {
         let dead = rows::ended::list_revivable(tx, queue, kind, after, ctx.now, limit - revived)?;
         let Some(last) = dead.last() else { break };
@@ -116,7 +116,8 @@ pub fn redrive(
     Ok(revived.unsigned_abs())
 }
 
-/// Deletes up to `limit` dead letters, optionally only those of a queue and a kind, and returns their number.
+/// Deletes up to `limit` dead letters, optionally only those of a queue and a kind. Returns the number of
+/// deleted dead letters.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used

@@ -1,5 +1,6 @@
-//! Settlement of ended jobs: releases the unique key, and updates the jobs that wait for them. Long chains
-//! and large numbers of waiting jobs are settled over several transactions.
+//! Settlement of ended jobs. To settle an ended job means to release its unique key and to update its
+//! dependents, which are the jobs that wait for it. If there are many dependents, this takes several
+//! transactions.
 
 use std::collections::VecDeque;
 
@@ -12,18 +13,18 @@ use crate::rows::dependencies::Settlement;
 use crate::rows::unsettled::UnsettledJob;
 use crate::{queue_channel, rows};
 
-/// Maximum number of waiting jobs updated by one transaction.
+/// Maximum number of dependents that one transaction updates.
 const MAX_SETTLED: i64 = 500;
-/// Number of deferred settlements taken at once.
+/// Number of deferred settlements read at once.
 const SETTLEMENT_BATCH: i64 = 50;
-/// Maximum number of times that one transaction takes deferred settlements, unless it has updated
-/// [`MAX_SETTLED`] waiting jobs before.
+/// Maximum number of times that one transaction reads deferred settlements. It stops earlier after it has
+/// updated [`MAX_SETTLED`] dependents.
 const MAX_SETTLEMENT_BATCHES: usize = 20;
-/// Maximum number of transactions that one run of maintenance spends on deferred settlements. The rest waits
-/// for the next run, so that other maintenance is not delayed.
+/// Maximum number of transactions in which one run of maintenance processes deferred settlements. The rest
+/// waits for the next run, so that other maintenance is not delayed.
 const MAX_SETTLE_TRANSACTIONS: usize = 20;
 
-/// Number of waiting jobs that a transaction may still update, shared by all jobs that end in it.
+/// Number of dependents that a transaction may still update. All jobs that end in the transaction share it.
 pub(crate) struct DependentUpdateBudget(i64);
 
 impl Default for DependentUpdateBudget {
@@ -32,8 +33,8 @@ impl Default for DependentUpdateBudget {
     }
 }
 
-/// Moves a job that is not running to the dead letters. Returns what is needed to release its unique key and
-/// to notify its dependents, or `None` if the job was not moved.
+/// Moves a job that is not running to the dead letters. Returns the data with which the caller releases its
+/// unique key and updates its dependents, or `None` if the job was not moved.
 pub(crate) fn move_waiting_to_dead_letters(
     tx: &Tx<'_>,
     job: JobId,
@@ -52,8 +53,9 @@ pub(crate) fn move_waiting_to_dead_letters(
     Ok(deleted.map(|(unique_key, has_dependents)| UnsettledJob { id: job, unique_key, has_dependents }))
 }
 
-/// Releases the unique key of an ended job and updates the jobs that wait for it, within the transaction's
-/// budget. Waiting jobs that go to the dead letters are settled, too. The rest is deferred to maintenance.
+/// Releases the unique key of an ended job and updates its dependents, as far as the transaction's budget
+/// allows. Dependents that go to the dead letters are settled in the same way. The rest is deferred to
+/// maintenance.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -109,7 +111,7 @@ fn settle_dependents(
 }
 
 impl Jobs {
-    /// Continues settlements that exceeded the budget of their transactions.
+    /// Processes the settlements that were deferred because the budget of a transaction was exhausted.
     pub(crate) async fn settle_deferred(&self) -> Result<(), Error> {
         for _ in 0..MAX_SETTLE_TRANSACTIONS {
             if !self.db().read(rows::dependencies::has_settlements).await? {
@@ -122,7 +124,7 @@ impl Jobs {
     }
 }
 
-/// Applies deferred updates of dependents until the transaction's budget is spent or none is left.
+/// Processes deferred settlements until the transaction's budget is exhausted or no settlement is left.
 fn settle_batch(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.lock("job settlements", ["all"])?;
     let mut budget = DependentUpdateBudget::default();

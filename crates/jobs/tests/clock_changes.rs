@@ -1,7 +1,9 @@
-//! Checks every clock change of every IANA time zone from 2000 to 2040 against the rules in
-//! `kith_jobs::schedules`, implemented in the simplest way: by examining what the clocks show at each minute.
+//! Tests of every clock change of every IANA time zone from 2000 to 2040. The results are compared with the
+//! rules in `kith_jobs::schedules`, implemented in the simplest way: by examining the local time of each
+//! minute.
 //!
-//! `KITH_TEST_PATTERNS` sets how many patterns of each kind are tried per change; 1 by default.
+//! `KITH_TEST_PATTERNS` sets the number of patterns of each kind that are tested per clock change; the
+//! default is 1.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +16,11 @@ use kith_kernel::{Random, SeededRandom, Timestamp};
 const SEED: u64 = 2_207;
 const FIRST: &str = "2000-01-01T00:00:00Z";
 const LAST: &str = "2041-01-01T00:00:00Z";
-/// Period examined around a clock change, in addition to the shift.
+/// Period examined before and after a clock change, in addition to the length of the shift.
 const AROUND: SignedDuration = SignedDuration::from_mins(75);
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
-/// Pattern as text, with its sets of values.
+/// Cron pattern, with the values of its fields as sets.
 #[derive(Debug)]
 struct TestPattern {
     second: i8,
@@ -46,7 +48,7 @@ struct LocalTimes {
     to: Moment,
     /// Each point in time with its local time.
     clock: Vec<(Moment, DateTime)>,
-    /// Each local time that occurs, with the first point in time that shows it.
+    /// Each local time that occurs, with the first point in time at which clocks show it.
     first: BTreeMap<DateTime, Moment>,
     /// Each local time that is skipped, with the first point in time after the gap.
     skipped: Vec<(DateTime, Moment)>,
@@ -74,21 +76,21 @@ impl LocalTimes {
         Self { from, to, clock, first, skipped }
     }
 
-    /// Applies rule 1: the first point in time that shows a local time, and for a skipped one the first after
-    /// the gap.
+    /// Applies rule 1: a local time is the first point in time at which clocks show it. A skipped local time
+    /// is the first point in time after the gap.
     fn times_of_day(&self, pattern: &TestPattern) -> Vec<Moment> {
         let named = self.first.iter().filter(|(local, _)| pattern.names(**local)).map(|(_, at)| *at);
         let skipped = self.skipped.iter().filter(|(local, _)| pattern.names(*local)).map(|(_, at)| *at);
         named.chain(skipped).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Applies rule 2: each point in time whose local time matches.
+    /// Applies rule 2: the pattern runs at each point in time whose local time matches.
     fn interval(&self, pattern: &TestPattern) -> Vec<Moment> {
         self.clock.iter().filter(|(_, local)| pattern.names(*local)).map(|(at, _)| *at).collect()
     }
 }
 
-/// Returns the first second after `at` at which the clocks have changed.
+/// Returns the first second after `at` at which the offset of the time zone has changed.
 fn landing(zone: &TimeZone, at: Moment) -> Moment {
     let offset = zone.to_offset(at);
     let mut seconds = (1..=60).map(|n| at + SignedDuration::from_secs(n));
@@ -119,7 +121,8 @@ fn some(random: &SeededRandom, n: u64, limit: u64) -> BTreeSet<i8> {
     (0..=below(random, limit)).map(|_| below(random, n)).collect()
 }
 
-/// Returns one pattern of each kind: a time of day within the change, a few times of day, and an interval.
+/// Returns one pattern of each kind: one time of day near the clock change, a few times of day, and an
+/// interval.
 fn patterns(random: &SeededRandom, change: &TimeZoneTransition, second: i8) -> [TestPattern; 3] {
     let local = change.offset().to_datetime(change.timestamp());
     let minute = |n: i64| (local + SignedDuration::from_mins(n)).minute();
@@ -181,7 +184,7 @@ impl Checks {
 }
 
 #[test]
-fn every_clock_change_of_every_zone_runs_exactly_once() {
+fn patterns_run_exactly_once_at_every_clock_change() {
     let rounds = std::env::var("KITH_TEST_PATTERNS").map_or(1, |rounds| rounds.parse().unwrap());
     let names: Vec<_> = jiff::tz::db().available().map(|name| name.to_string()).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,4 +1,4 @@
-//! Checks that the tests named in `docs/jobs-compared.md` exist, for each of our cells and for each
+//! Checks of `docs/jobs-compared.md`: the tests that it names exist, for each cell of Kith and for each
 //! complaint.
 
 use std::collections::BTreeSet;
@@ -55,7 +55,7 @@ fn all_tests() -> BTreeSet<String> {
     files.iter().flat_map(|file| tests_of(&fs::read_to_string(file).unwrap())).collect()
 }
 
-/// Returns the names in backquotes that are not a command or path.
+/// Returns the names in backquotes, except commands and paths.
 fn named(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).filter(|name| !name.contains([' ', '/', '.'])).collect()
 }
@@ -68,7 +68,7 @@ fn lines(heading: &str) -> Vec<Vec<&'static str>> {
 }
 
 #[test]
-fn each_own_cell_names_existing_test() {
+fn each_kith_cell_names_existing_test() {
     let tests = all_tests();
     let headings: Vec<_> = PAGE.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(headings.last(), Some(&"Twenty complaints"));

@@ -1,4 +1,4 @@
-//! Comparison with `croner`, in UTC: patterns that both accept run at the same times.
+//! Comparison with the crate `croner`, in UTC: patterns that both accept must run at the same times.
 
 use croner::Cron;
 use kith_jobs::schedules::Spec;
@@ -6,7 +6,7 @@ use kith_kernel::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Returns a strategy for a field: a list of items.
+/// Returns a strategy for a field of a pattern: a comma-separated list of items.
 fn field(min: u32, max: u32, more: &'static [&'static str]) -> BoxedStrategy<String> {
     let value = || min..=max;
     let range = (value(), value()).prop_map(|(a, b)| (a.min(b), a.max(b)));
@@ -53,7 +53,7 @@ proptest! {
         let (mut here, mut there) = (Timestamp::from_millis(from * 1_000), zoned(from));
         for _ in 0..8 {
             let next = ours.as_ref().and_then(|ours| ours.next_after(here));
-            // The other implementation searches beyond the year 2199; those results are not compared.
+            // `croner` also searches after the year 2199. Its results there are not compared.
             let other = theirs.find_next_occurrence(&there, false).ok().filter(|at| at.year() < 2_200);
             prop_assert_eq!(next.map(Timestamp::as_millis), other.as_ref().map(|at| at.timestamp().as_millisecond()), "{}", &pattern);
             let (Some(next), Some(other)) = (next, other) else { break };

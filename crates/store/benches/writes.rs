@@ -1,6 +1,6 @@
-//! Overhead of the store over its drivers: durable transactions of one row, one audit entry and one event, by
-//! 64 callers, through the store and through the driver alone, in interleaved pairs. Run `cargo bench -p
-//! kith-store --features testing`.
+//! Benchmark: overhead of the store over its database drivers. 64 callers write durable transactions of one
+//! row, one audit entry and one event, through the store and through the driver alone. The two measurements
+//! alternate. Run it with `cargo bench -p kith-store --features testing`.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -32,7 +32,7 @@ const INSERT_POST: &str = "INSERT INTO posts (id, author, body, at) VALUES ($1, 
 const BODY: &str = "Shall we meet at the fountain at eight, or is that too early for you?";
 
 fn main() -> ExitCode {
-    // `cargo test` also runs benches, with `--test`; there is nothing to test here.
+    // `cargo test` also runs this program, with `--test`. It contains no tests.
     if std::env::args().any(|arg| arg == "--test") {
         return ExitCode::SUCCESS;
     }
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Durable transactions per second.
+/// Number of durable transactions per second.
 type Rate = f64;
 
 async fn pair<A: Future<Output = Rate>, B: Future<Output = Rate>>(
@@ -66,7 +66,7 @@ async fn pair<A: Future<Output = Rate>, B: Future<Output = Rate>>(
     println!("{name}: median ratio {median:.2} ({min:.2} to {max:.2})");
 }
 
-/// Calls `work` from 64 tasks until the time is over.
+/// Calls `work` repeatedly from 64 tasks until `time` has passed. Returns the number of calls per second.
 #[expect(clippy::disallowed_methods, reason = "measures real time")]
 async fn drive<F: Future<Output = ()> + Send>(
     time: Duration,
@@ -127,7 +127,8 @@ async fn sqlite_store(time: Duration) -> Rate {
     through_the_store(&TestDatabase::sqlite(), time).await
 }
 
-/// Runs the same statements on one thread, with 64 savepoints per commit and no callers to answer.
+/// Measures the driver alone: the same statements on one thread, with 64 savepoints per commit and without
+/// callers that wait.
 async fn sqlite_bare(time: Duration) -> Rate {
     let database = TestDatabase::sqlite();
     database.migrate(vec![STORE_MIGRATIONS, SCHEMA]).await.expect("migrations");
@@ -185,8 +186,8 @@ async fn postgres_store(time: Duration) -> Rate {
     through_the_store(&database, time).await
 }
 
-/// Runs the same statements through tokio-postgres and deadpool, pipelined where possible, without a
-/// sequencer.
+/// Measures the driver alone: the same statements through tokio-postgres and deadpool, pipelined where
+/// possible, without a sequencer.
 async fn postgres_bare(time: Duration) -> Rate {
     let server = postgres_server();
     let database = TestDatabase::postgres(&server.url("postgres")).await.expect("a database");

@@ -1,4 +1,5 @@
-//! Audit log: entries, their personal details (erasable without breaking the hash chain), and queries.
+//! Audit log: its entries, their personal details, and queries. The details can be erased without breaking
+//! the hash chain.
 
 use kith_kernel::uuid::{Builder, Uuid};
 use kith_kernel::{Ctx, Timestamp, UserId, days};
@@ -26,8 +27,8 @@ pub struct AuditEntry {
     pub object: String,
     /// Id of the request that made the change.
     pub request_id: String,
-    /// SHA-256 of the salt and body of the personal details, if the entry was written with any. It remains
-    /// after the details are erased.
+    /// SHA-256 of the salt and body of the personal details; `None` if the entry was written without details.
+    /// It remains after the details are erased.
     pub details_hash: Option<[u8; 32]>,
 }
 
@@ -36,9 +37,9 @@ pub struct AuditEntry {
 pub(crate) struct AuditDetails {
     pub entry: Uuid,
     pub about: Option<UserId>,
-    /// Random salt: it prevents confirming a guess of erased details by their hash.
+    /// Random salt. It prevents a guess of erased details from being confirmed by their hash.
     pub salt: [u8; 32],
-    /// JSON text.
+    /// Personal details, a JSON text.
     pub body: String,
 }
 
@@ -51,7 +52,7 @@ pub struct AuditRecord {
     pub details: Option<Value>,
 }
 
-/// Conditions on audit log entries. An absent condition matches every entry.
+/// Conditions for a list of audit log entries. A condition that is `None` matches every entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
     /// Actor, in the form of [`AuditEntry::actor`].
@@ -62,32 +63,33 @@ pub struct AuditFilter {
     pub object: Option<String>,
     /// Request id.
     pub request_id: Option<String>,
-    /// Earliest time, inclusive.
+    /// Lower bound of the time, inclusive.
     pub since: Option<Timestamp>,
-    /// Latest time, exclusive.
+    /// Upper bound of the time, exclusive.
     pub until: Option<Timestamp>,
-    /// Upper bound of the entry id, exclusive: the last entry of the previous page.
+    /// Upper bound of the entry id, exclusive. It is the last entry of the previous page.
     pub before: Option<Uuid>,
 }
 
 /// Summary of a verified audit chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditChain {
-    /// Number of links in the chain, including archived ones.
+    /// Number of links in the chain, including archived links.
     pub links: i64,
     /// Hash of the last link. It depends on every entry before it.
     pub head: [u8; 32],
-    /// Number of leading links that were sealed without a key, by a version that had no keys.
+    /// Number of links at the beginning of the chain that were created without a key, by a version that had
+    /// no keys.
     pub unkeyed: i64,
-    /// Last link that was archived and removed from the database; all zeros if none was.
+    /// Last link that was archived and removed from the database; all zeros if no link was archived.
     pub archived: AuditHead,
 }
 
 /// Maximum number of entries read at once while verifying the chain.
 const VERIFY_PAGE_SIZE: i64 = 1_000;
 
-/// Maximum difference between the timestamp inside an entry's id and its `at`. Ids of one process only
-/// increase, but a clock can be set back.
+/// Maximum difference in days between the timestamp inside an entry's id and its `at`. Ids of one process
+/// only increase, but a clock can be set back.
 const ID_SLACK_DAYS: u64 = 1;
 
 /// Text that sorts after every id.
@@ -158,7 +160,7 @@ impl AuditDetails {
     }
 }
 
-/// Hashes salt and body. The salt has a fixed length, so the concatenation is unambiguous.
+/// Returns the SHA-256 of salt and body. The salt has a fixed length, so the concatenation is unambiguous.
 fn details_hash(salt: &[u8], body: &str) -> [u8; 32] {
     Sha256::new().chain_update(salt).chain_update(body).finalize().into()
 }
@@ -167,13 +169,14 @@ pub(crate) fn hash(bytes: Vec<u8>) -> Result<[u8; 32], Error> {
     bytes.try_into().map_err(|_| Error::fault("a hash of another length"))
 }
 
-/// Returns the smallest UUIDv7 of the time `at`.
+/// Returns the smallest UUIDv7 whose timestamp is `at`.
 fn id_at(at: Timestamp) -> String {
     let millis = u64::try_from(at.as_millis()).unwrap_or(0);
     Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid().to_string()
 }
 
-/// Filter as query parameters. Absent conditions become bounds that include every entry.
+/// Filter in the form of query parameters. A condition that is `None` becomes a bound that includes every
+/// entry.
 struct Bounds {
     before: String,
     from: String,
@@ -218,13 +221,14 @@ macro_rules! filtered_records {
     };
 }
 
-/// Separate statement: with optional filters PostgreSQL underestimates the rows and sorts all of them.
+/// This is a separate statement, because with optional filters PostgreSQL underestimates the number of rows
+/// and sorts all of them.
 const RECORDS: &str = records!(" ORDER BY a.id DESC LIMIT $5");
 const FILTERED_RECORDS: &str = filtered_records!("");
-/// Separate statement, so that the index on `actor` can be used.
+/// This is a separate statement, so that the index on `actor` can be used.
 const RECORDS_OF_ACTOR: &str = filtered_records!(" AND a.actor = $9");
 
-/// Union of two index scans: entries by the user, and entries about the user by other actors.
+/// Union of two index scans: entries of changes by the user, and entries about the user by other actors.
 const ACTIVITY: &str = "SELECT id, at, actor, action, object, request_id, details_hash FROM (
        SELECT * FROM (
          SELECT a.* FROM audit_entries a WHERE a.actor = $1 AND a.id < $2 ORDER BY a.id DESC LIMIT $3
@@ -237,7 +241,7 @@ const ACTIVITY: &str = "SELECT id, at, actor, action, object, request_id, detail
      ) AS activity ORDER BY id DESC LIMIT $3";
 
 impl Query<'_> {
-    /// Returns audit log entries that match `filter`, newest first, at most `limit`.
+    /// Returns up to `limit` audit log entries that match `filter`, newest first.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -253,8 +257,8 @@ impl Query<'_> {
         }
     }
 
-    /// Returns entries that `person` caused and entries about `person`, older than `before`, newest first, at
-    /// most `limit`.
+    /// Returns up to `limit` entries older than `before`, newest first: entries of changes that `person`
+    /// made, and entries about `person`.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -271,8 +275,8 @@ impl Query<'_> {
 }
 
 impl Tx<'_> {
-    /// Erases all personal details about `person` and returns the number of entries that had any. The entries
-    /// stay, and the chain remains valid.
+    /// Erases all personal details about `person`, and returns the number of entries that had such details.
+    /// The entries are not deleted, and the chain remains valid.
     ///
     /// # Errors
     /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
@@ -283,8 +287,8 @@ impl Tx<'_> {
 }
 
 impl Tx<'_> {
-    /// Erases the personal details of up to `limit` entries with this action from before `before`, and
-    /// returns their number. The entries stay, and the chain remains valid.
+    /// Erases the personal details of up to `limit` entries with this action that are older than `before`,
+    /// and returns the number of these entries. The entries are not deleted, and the chain remains valid.
     ///
     /// # Errors
     /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
@@ -305,7 +309,7 @@ fn read_record(row: &Row<'_>) -> Result<AuditRecord, Error> {
     Ok(AuditRecord { entry: AuditEntry::read(row, 0)?, details })
 }
 
-/// Link of the chain with the entry it seals and the salt and body of the entry's details.
+/// Link of the audit chain, with its entry and the salt and body of the entry's personal details.
 pub(crate) struct AuditLink {
     pub n: i64,
     pub hash: [u8; 32],
@@ -325,7 +329,8 @@ impl AuditLink {
         })
     }
 
-    /// Returns true if this link follows `seal`, and advances it. Details may be erased, but not changed.
+    /// Returns true if this link follows `seal`, and then advances `seal` to this link. Personal details may
+    /// be missing, but must not be changed.
     pub fn follows(&self, seal: &mut Seal, keys: &AuditKeys) -> Result<bool, Error> {
         let Some(entry) = &self.entry else { return Ok(false) };
         let details = self.details.as_ref().map(|(salt, body)| details_hash(salt, body));
@@ -334,27 +339,27 @@ impl AuditLink {
     }
 }
 
-/// Links after number `$1`, in order, at most `$2`.
+/// SQL that selects up to `$2` links after link number `$1`, in order.
 pub(crate) const LINKS: &str =
     "SELECT s.n, s.hash, a.id, a.at, a.actor, a.action, a.object, a.request_id, a.details_hash, d.salt, d.body
      FROM audit_seals s LEFT JOIN audit_entries a ON a.id = s.entry_id
        LEFT JOIN audit_details d ON d.entry_id = s.entry_id
      WHERE s.n > $1 ORDER BY s.n LIMIT $2";
 
-/// Progress of verifying the chain.
+/// Result of verifying one page of the chain.
 pub(crate) struct VerifiedPage {
     pub seal: Seal,
-    /// Number of links up to here that were sealed without a key.
+    /// Number of links up to `seal` that were created without a key.
     pub unkeyed: i64,
     /// True if more links follow.
     pub more: bool,
 }
 
-/// Recomputes up to `VERIFY_PAGE_SIZE` links after `from`.
+/// Recomputes up to [`VERIFY_PAGE_SIZE`] links after `from`.
 ///
 /// # Errors
-/// Returns [`Error::Fault`], which names the first link that does not match, or the key that cannot be
-/// opened.
+/// Returns [`Error::Fault`] with the number of the first link that does not match, or of the key that cannot
+/// be decrypted.
 pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) -> Result<VerifiedPage, Error> {
     let keys = keyring.load(q)?;
     let links = q.all(LINKS, params![from.n, VERIFY_PAGE_SIZE], AuditLink::read)?;
@@ -374,8 +379,9 @@ pub(crate) fn link_hash(q: &Query<'_>, n: i64) -> Result<Option<[u8; 32]>, Error
     found.map(hash).transpose()
 }
 
-/// Checks that the entries of one page, from id `from` on, have a link. On PostgreSQL only entries below the
-/// sequencer's watermark must have one. Returns the last id read, or `None` after the last page.
+/// Checks that each entry of one page, from id `from` on, has a link in the chain. On PostgreSQL only entries
+/// below the sequencer's watermark must have a link. Returns the last id of the page, or `None` after the
+/// last page.
 ///
 /// # Errors
 /// Returns [`Error::Fault`] if an entry has no link.
@@ -394,7 +400,7 @@ pub(crate) fn check_sealed(q: &Query<'_>, from: Option<Uuid>) -> Result<Option<U
     Ok(entries.last().filter(|_| entries.len() as i64 == VERIFY_PAGE_SIZE).map(|(id, _)| *id))
 }
 
-/// Returns the entry that the first link after `n` seals.
+/// Returns the id of the entry of the first link after link `n`.
 pub(crate) fn entry_after(q: &Query<'_>, n: i64) -> Result<Option<Uuid>, Error> {
     q.one("SELECT entry_id FROM audit_seals WHERE n > $1 ORDER BY n LIMIT 1", params![n], |row| row.get(0))
 }

@@ -1,6 +1,6 @@
-//! Archiving of the oldest links of the audit chain outside the database. The chain then begins after them.
-//! An entry of the chain records the last archived link, so that the beginning of the chain cannot be cut
-//! without the key.
+//! Archiving of the oldest links of the audit chain outside the database. The chain in the database then
+//! begins after them. An entry of the chain records the last archived link. Removing further links from the
+//! beginning of the chain is therefore detected, unless the key is known.
 
 use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;
@@ -12,12 +12,11 @@ use crate::chain_head::{AuditHead, hex, parse_hex};
 use crate::sequencer::Seal;
 use crate::{Error, Query, Tx, params};
 
-/// Action of the entry that records an archive. The object of the entry is the last archived link, as an
-/// [`AuditHead`].
+/// Action of the audit entry that records an archiving. The object of the entry is the last archived link, in
+/// the text form of [`AuditHead`].
 pub const AUDIT_ARCHIVED: &str = "audit.archived";
 
-/// Link of the audit chain with its entry, in the form stored in an archive. Personal details are not
-/// archived.
+/// Link of the audit chain with its entry, as stored in an archive. Personal details are not archived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedLink {
@@ -35,7 +34,7 @@ pub struct ArchivedLink {
     pub object: String,
     /// Id of the request that made the change.
     pub request_id: String,
-    /// Hash of the personal details that the entry had, in hexadecimal.
+    /// Hash of the personal details with which the entry was written, in hexadecimal.
     pub details_hash: Option<String>,
     /// Hash of the link, in hexadecimal.
     pub hash: String,
@@ -65,7 +64,8 @@ impl ArchivedLink {
     }
 }
 
-/// Returns the base of the chain: the last link that was archived and removed, or all zeros if there is none.
+/// Returns the last link that was archived and removed, which is the base of the chain. Returns all zeros if
+/// no link was removed.
 pub(crate) fn base(q: &Query<'_>) -> Result<Seal, Error> {
     let first = q.one("SELECT n, prev FROM audit_seals ORDER BY n LIMIT 1", &[], |row| {
         Ok(Seal { n: row.get::<i64>(0)? - 1, hash: audit::hash(row.get(1)?)? })
@@ -82,7 +82,7 @@ pub(crate) fn check_base(q: &Query<'_>, base: &Seal) -> Result<(), Error> {
         return Ok(());
     }
     for archived in records(q)?.iter().filter(|archived| archived.links >= base.n) {
-        // Links up to this one may still exist if their removal was interrupted.
+        // If the removal was interrupted, links up to the archived one may still exist.
         let hash =
             if archived.links == base.n { Some(base.hash) } else { audit::link_hash(q, archived.links)? };
         if hash == Some(archived.hash) {
@@ -109,11 +109,11 @@ fn records(q: &Query<'_>) -> Result<Vec<AuditHead>, Error> {
     Ok(objects.iter().filter_map(|object| object.parse().ok()).collect())
 }
 
-/// Returns up to `limit` links after `from`, ending before the first whose entry is not older than `before`.
-/// The newest link is never returned.
+/// Returns up to `limit` links after `from`. It stops before the first link whose entry is not older than
+/// `before`, and never returns the newest link.
 ///
 /// # Errors
-/// Returns [`Error::Fault`], which names the first link that does not match.
+/// Returns [`Error::Fault`] with the number of the first link that does not match.
 pub(crate) fn links_after(
     q: &Query<'_>,
     keyring: &AuditKeyring,
@@ -139,10 +139,10 @@ pub(crate) fn links_after(
     Ok(archived)
 }
 
-/// Recomputes archived links that follow `from`, and returns the last of them.
+/// Recomputes archived links that follow `from`, and returns the last of them as a head.
 ///
 /// # Errors
-/// Returns [`Error::Fault`], which names the first link that does not match.
+/// Returns [`Error::Fault`] with the number of the first link that does not match.
 pub(crate) fn check(
     q: &Query<'_>,
     keyring: &AuditKeyring,
@@ -161,8 +161,8 @@ pub(crate) fn check(
     Ok(AuditHead { links: seal.n, hash: seal.hash })
 }
 
-/// Removes up to `limit` of the oldest links up to number `to`, with their entries and details. Returns the
-/// number of links removed.
+/// Removes up to `limit` of the oldest links up to link number `to`, with their entries and personal details.
+/// Returns the number of links removed.
 pub(crate) fn remove(tx: &Tx<'_>, to: i64, limit: i64) -> Result<u64, Error> {
     let last = tx.one(
         "SELECT MAX(n) FROM (SELECT n FROM audit_seals WHERE n <= $1 ORDER BY n LIMIT $2) AS oldest",

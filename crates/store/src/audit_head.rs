@@ -1,5 +1,5 @@
-//! Head of the audit chain, stored outside the database. It detects a chain that was truncated, emptied,
-//! resealed or restored from an earlier state.
+//! Head of the audit chain, stored outside the database. With it, the server detects that the chain was
+//! truncated, emptied, recomputed or restored from an earlier state.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ const FILE: &str = "audit-head";
 /// Counter that makes the names of temporary files unique within the process.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// Result of comparing a chain with a head stored earlier.
+/// Result of comparing the chain in the database with a head that was stored earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadComparison {
     /// The chain contains the stored head.
@@ -29,7 +29,7 @@ pub enum HeadComparison {
         /// Current end of the chain.
         current: AuditHead,
     },
-    /// The chain has a different link, or none, at the position of the stored head.
+    /// The chain has a different link at the position of the stored head, or a link is missing there.
     Different {
         /// Current end of the chain.
         current: AuditHead,
@@ -37,7 +37,7 @@ pub enum HeadComparison {
 }
 
 impl HeadComparison {
-    /// Returns a description of the problem for a log or a terminal, or `None` if the chain contains
+    /// Returns a description of the problem for a log or a terminal, or `None` if the chain contains the head
     /// `remembered`.
     pub fn fault(&self, remembered: &AuditHead) -> Option<String> {
         match self {
@@ -66,7 +66,7 @@ pub(crate) fn compare(q: &Query<'_>, remembered: &AuditHead) -> Result<HeadCompa
     if remembered.links < base.n {
         let current = current(q)?;
         return match audit_archive::check_base(q, &base) {
-            // The stored head is in an archive.
+            // The stored head belongs to a link that was archived.
             Ok(()) => Ok(HeadComparison::Contained { current }),
             Err(Error::Fault(_)) => Ok(HeadComparison::Different { current }),
             Err(error) => Err(error),
@@ -83,18 +83,20 @@ pub(crate) fn compare(q: &Query<'_>, remembered: &AuditHead) -> Result<HeadCompa
     Ok(match found {
         Some(hash) if hash == remembered.hash => HeadComparison::Contained { current },
         None if current.links < remembered.links => HeadComparison::Shorter { current },
-        // A link missing in the middle counts as different.
+        // A link that is missing in the middle of the chain counts as different.
         Some(_) | None => HeadComparison::Different { current },
     })
 }
 
-/// File that stores the head of one database's audit chain: one line, replaced atomically and synced to disk.
+/// File that stores the head of one database's audit chain, as one line. It is replaced atomically and synced
+/// to disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditHeadFile(PathBuf);
 
 impl AuditHeadFile {
     /// Returns the file in `folder` for the database of `options`. The file name depends on the name of the
-    /// database, not on its server, so that it stays valid when the database moves to another server.
+    /// database and not on its server, so that the file remains valid when the database moves to another
+    /// server.
     ///
     /// # Errors
     /// Returns [`OpenError::Settings`] if the database URL cannot be parsed.
@@ -126,8 +128,8 @@ impl AuditHeadFile {
         }
     }
 
-    /// Stores `watch_last_position`. Creates the folder if it is absent. After a power failure the file holds either this
-    /// head or the previous one.
+    /// Stores `watch_last_position`, and creates the folder if it does not exist. After a power failure the file contains
+    /// either this head or the previous one.
     ///
     /// # Errors
     /// Returns the I/O error.
@@ -143,7 +145,7 @@ impl AuditHeadFile {
             .and_then(|()| file.sync_all())
             .and_then(|()| std::fs::rename(&unfinished, &self.0));
         if written.is_err() {
-            // Without this, each attempt on a full disk would leave a file.
+            // Otherwise each attempt on a full disk would leave a temporary file.
             let _ = std::fs::remove_file(&unfinished);
         }
         written?;

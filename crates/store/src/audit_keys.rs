@@ -1,5 +1,5 @@
-//! Keys of the audit chain. The database stores them encrypted under a secret that it does not hold, so write
-//! access to the database alone is not enough to compute a link.
+//! Keys of the audit chain. The database stores them encrypted, but not the secret that decrypts them.
+//! Therefore write access to the database is not enough to compute a link.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,22 +14,21 @@ use crate::{Error, Query, Tx, params};
 /// Length of a key in bytes.
 pub const AUDIT_KEY_BYTES: usize = 32;
 
-/// Interval at which the sealing process reads the keys again.
+/// Interval at which the process that creates the links reads the keys again.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Generates, encrypts and decrypts keys of the audit chain, under a secret that the database does not hold.
-/// All nodes that share a database use the same secret.
+/// Generates, encrypts and decrypts keys of the audit chain with a secret that is not stored in the database.
+/// All nodes that share a database must use the same secret.
 pub trait AuditVault: fmt::Debug + Send + Sync {
-    /// Generates a random key. Returns it together with its encrypted form, which [`AuditVault::open`] can
-    /// decrypt only under the same `name`.
+    /// Generates a random key. Returns the key and its encrypted form. [`AuditVault::open`] can decrypt it
+    /// only if it is called with the same `name`.
     fn generate(&self, name: &str) -> GeneratedKey;
 
-    /// Decrypts a key. Returns `None` if it was encrypted under another secret or another name.
+    /// Decrypts a key. Returns `None` if it was encrypted with another secret or another name.
     fn open(&self, name: &str, sealed: &[u8]) -> Option<[u8; AUDIT_KEY_BYTES]>;
 }
 
-/// Key of the audit chain, in plain and encrypted form. It does not implement `Debug`, because it is a
-/// secret.
+/// Key of the audit chain, in plain and in encrypted form. It is a secret, so it does not implement `Debug`.
 pub struct GeneratedKey {
     /// Plain key.
     pub key: [u8; AUDIT_KEY_BYTES],
@@ -37,16 +36,16 @@ pub struct GeneratedKey {
     pub sealed: Vec<u8>,
 }
 
-/// Returns the name under which the key `id` is encrypted. It contains the first link, so that a key cannot
-/// be moved along the chain.
+/// Returns the name with which the key `id` is encrypted. The name contains the number of the first link that
+/// uses the key, so that an encrypted key cannot be moved to other links.
 pub fn audit_key_name(id: i64, first_link: i64) -> String {
     format!("audit-key:{id}:{first_link}")
 }
 
-/// Hash function of a link.
+/// Function that computes the hash of a link.
 #[derive(Clone)]
 pub(crate) enum LinkKey {
-    /// SHA-256, for links from before the first key.
+    /// SHA-256, for links that were created before the first key.
     Unkeyed,
     /// HMAC-SHA-256 (RFC 2104).
     Keyed(Hmac<Sha256>),
@@ -65,8 +64,8 @@ impl LinkKey {
     }
 }
 
-/// Vault of this process, with a cache of the keys it has decrypted. Cached keys stay usable when the keys
-/// are re-encrypted under another secret while this process runs.
+/// Vault of this process, with a cache of decrypted keys. The cached keys remain usable if the keys are
+/// encrypted with another secret while this process runs.
 #[derive(Debug)]
 pub(crate) struct AuditKeyring {
     vault: Arc<dyn AuditVault>,
@@ -82,7 +81,7 @@ impl fmt::Debug for OpenedKey {
     }
 }
 
-/// Keys of a chain, ordered by their first link.
+/// Keys of the chain, in the order of their first links.
 #[derive(Clone, Default)]
 pub(crate) struct AuditKeys {
     keys: Vec<AuditKey>,
@@ -94,7 +93,7 @@ struct AuditKey {
     id: i64,
     first_link: i64,
     is_retired: bool,
-    /// `None` if this process's secret cannot decrypt it.
+    /// Key in plain form; `None` if the secret of this process cannot decrypt it.
     key: Option<LinkKey>,
 }
 
@@ -133,8 +132,8 @@ impl AuditKeyring {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the keys including one that can seal link `next`. Creates a new key if there is none or if the
-    /// newest is retired. Only the sealing process may call this.
+    /// Returns the keys, including a key for link `next`. Creates a new key if there is none or if the newest
+    /// key is retired. Only the process that creates the links may call this function.
     pub fn with_key_for(&self, tx: &Tx<'_>, keys: AuditKeys, next: i64) -> Result<AuditKeys, Error> {
         // The newest key may have been retired since the keys were read.
         let is_old = keys.loaded_at.is_none_or(|loaded_at| loaded_at.elapsed() > RELOAD_INTERVAL);
@@ -156,7 +155,7 @@ impl AuditKeyring {
 }
 
 impl AuditKeys {
-    /// Returns the hash function of link `n`.
+    /// Returns the function that computes the hash of link `n`.
     pub fn of_link(&self, n: i64) -> Result<LinkKey, Error> {
         match self.keys.iter().rev().find(|key| key.first_link <= n) {
             None => Ok(LinkKey::Unkeyed),
@@ -165,12 +164,12 @@ impl AuditKeys {
         }
     }
 
-    /// Returns how many of the first `links` links were sealed before the first key existed.
+    /// Returns how many of the first `links` links were created before the first key existed.
     pub fn unkeyed(&self, links: i64) -> i64 {
         self.keys.iter().map(|key| key.first_link - 1).min().unwrap_or(links).min(links)
     }
 
-    /// Returns an error if this process's secret cannot decrypt every key.
+    /// Returns an error if the secret of this process cannot decrypt all keys.
     pub fn check(&self) -> Result<(), Error> {
         match self.keys.iter().find(|key| key.key.is_none()) {
             Some(key) => Err(wrong_secret(key.id)),

@@ -1,10 +1,11 @@
-//! Statements over many rows: run row by row on SQLite, where a statement needs no round trip, and once over
-//! arrays on PostgreSQL.
+//! Statements over many rows. SQLite needs no round trip for a statement, so there they run once per row. On
+//! PostgreSQL they run once, with arrays as parameters.
 
 use crate::value::{Param, Row, Values};
 use crate::{Error, Tx};
 
-/// Statement with a separate text for each database, for what one text cannot express.
+/// Statement with a separate text for each database. It is used if one text cannot express the statement for
+/// both.
 #[derive(Clone, Copy, Debug)]
 pub struct Statement {
     /// Text for SQLite.
@@ -20,19 +21,19 @@ impl Statement {
     #[must_use]
     pub fn explained(self) -> Self {
         let postgres = format!("EXPLAIN (ANALYZE, BUFFERS) {}", self.postgres);
-        // Leaks memory; called only a few times in a test or benchmark.
+        // This leaks memory. It is called only a few times in a test or benchmark.
         Self { sqlite: self.sqlite, postgres: postgres.leak() }
     }
 }
 
-/// Statement over many rows. The first placeholders are the parameters that all rows share. The following
-/// ones stand for the values of one row on SQLite, where a row may take several statements, and for arrays of
-/// values on PostgreSQL.
+/// Statement over many rows. The first placeholders stand for the parameters that all rows share. The
+/// following placeholders stand for the values of one row on SQLite, and for arrays of values on PostgreSQL.
+/// On SQLite a row can need several statements.
 #[derive(Clone, Copy, Debug)]
 pub struct Bulk {
-    /// Statements for SQLite, run in order for each row; the last one returns rows.
+    /// Statements for SQLite, run in order for each row. Only the last one returns rows.
     pub each: &'static [&'static str],
-    /// Statement for PostgreSQL, run once over arrays.
+    /// Statement for PostgreSQL, run once with arrays as parameters.
     pub all: &'static str,
 }
 
@@ -79,7 +80,7 @@ impl Tx<'_> {
     }
 
     /// Returns all rows of a statement that has a separate text for each database. On PostgreSQL, `columns`
-    /// follow as further parameters after `params`; on SQLite they are not used.
+    /// are passed as further parameters after `params`. On SQLite they are ignored.
     ///
     /// # Errors
     /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be

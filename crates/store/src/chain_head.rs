@@ -1,10 +1,10 @@
-//! Head of the audit chain, and how it is written.
+//! Head of the audit chain, and its text form.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Number of links of an audit chain and the hash of the last one. Text form: `links:hash`, with the hash in
-/// hexadecimal.
+/// Number of links of an audit chain, and the hash of the last link. Its text form is `links:hash`, with the
+/// hash in hexadecimal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditHead {
     /// Number of links.
@@ -24,7 +24,7 @@ pub(crate) fn hex(hash: &[u8; 32]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Parses 64 hexadecimal digits.
+/// Parses 64 hexadecimal digits into a hash. Returns `None` if the text is anything else.
 pub(crate) fn parse_hex(digits: &str) -> Option<[u8; 32]> {
     if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;

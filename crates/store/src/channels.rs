@@ -1,5 +1,5 @@
 //! Notification channels: a transaction notifies a channel, and listeners on all nodes wake up after the
-//! commit. A notification can be lost with a connection, so listeners must also poll at intervals. Several
+//! commit. A notification can be lost with a connection, so listeners must also poll regularly. Several
 //! notifications can arrive as one.
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 pub struct ChannelListener(watch::Receiver<u64>);
 
 impl ChannelListener {
-    /// Waits until the channel has been notified since the last call. Never returns once the store has shut
+    /// Waits until the channel was notified after the previous call. Never returns after the store has shut
     /// down.
     pub async fn notified(&mut self) {
         if self.0.changed().await.is_err() {
@@ -36,18 +36,18 @@ pub(crate) struct Channels {
     unannounced: Mutex<BTreeSet<String>>,
 }
 
-/// Channels that have listeners, or had some.
+/// Channels that have or had listeners.
 #[derive(Debug, Default)]
 struct Listeners {
     all: HashMap<String, watch::Sender<u64>>,
-    /// Number of channels at which those without listeners are removed.
+    /// Number of channels at which the channels without listeners are removed.
     limit: usize,
 }
 
-/// Maximum number of channel names waiting to be announced to other nodes. Further ones are dropped, because
-/// notifications may be lost.
+/// Maximum number of channel names waiting to be announced to other nodes. Further names are dropped, which
+/// is allowed because notifications may be lost.
 const MAX_UNANNOUNCED: usize = 10_000;
-/// Number of channels below which none is removed.
+/// Minimum number of channels before channels without listeners are removed.
 const MIN_CLEANUP_CHANNELS: usize = 100;
 
 impl Default for Channels {
@@ -78,8 +78,8 @@ impl Channels {
         }
     }
 
-    /// Wakes the listeners on this node and queues the names for announcement to other nodes. Returns true if
-    /// the queue has grown.
+    /// Wakes the listeners on this node, and queues the names to be announced to other nodes. Returns true if
+    /// names were added to the queue.
     pub fn notify_all_nodes(&self, names: &BTreeSet<String>) -> bool {
         names.iter().for_each(|name| self.notify(name));
         let mut unannounced = self.unannounced.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +89,7 @@ impl Channels {
         unannounced.len() > before
     }
 
-    /// Empties the queue and returns its names as `NOTIFY` statements.
+    /// Removes the queued names from the queue and returns them as `NOTIFY` statements.
     pub fn announcement(&self) -> String {
         let names = std::mem::take(&mut *self.unannounced.lock().unwrap_or_else(PoisonError::into_inner));
         let notify =
@@ -97,7 +97,7 @@ impl Channels {
         names.iter().map(notify).collect()
     }
 
-    /// Handles a payload from another node. Returns false if it is not a channel notification.
+    /// Handles the payload of a notification from the server. Returns false if it is not about a channel.
     pub fn handle_payload(&self, payload: &str) -> bool {
         let Some((node, name)) = payload.strip_prefix("channel ").and_then(|rest| rest.split_once(' '))
         else {

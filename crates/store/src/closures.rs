@@ -1,4 +1,4 @@
-//! Closures queued for the threads of the store, and the return of their results.
+//! Closures queued for the threads of the store, and the transfer of their results to the callers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -9,21 +9,21 @@ use tokio::sync::oneshot;
 use crate::stats::StoreStats;
 use crate::{Error, IntoTxOutcome, Query, Tx, TxOutcome};
 
-/// Requested end of a transaction, decided by its closure.
+/// End of a transaction that its closure requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClosureDecision {
     Commit,
     Rollback,
 }
 
-/// Closure of a transaction that stores its result itself, so that the threads of the store are compiled once
-/// and not for each type of result.
+/// Closure of a transaction. It stores its result itself, so that its type does not depend on the type of the
+/// result, and the code of the threads is compiled only once.
 pub(crate) type WriteClosure = Box<dyn FnMut(&Tx<'_>) -> ClosureDecision + Send>;
 /// Closure of a read that stores its result itself.
 pub(crate) type ReadClosure = Box<dyn FnMut(&Query<'_>) + Send>;
 
-/// Queued transaction. Its closure may run several times; [`QueuedClosure::answer`] is called once, with the
-/// outcome of the transaction that the last run was part of.
+/// Queued transaction. Its closure may run several times. [`QueuedClosure::answer`] is called once, with the
+/// outcome of the transaction in which the last run took place.
 pub(crate) type QueuedWrite = QueuedClosure<WriteClosure>;
 /// Queued read.
 pub(crate) type QueuedRead = QueuedClosure<ReadClosure>;
@@ -49,13 +49,13 @@ impl<F> QueuedClosure<F> {
     /// Sends the outcome to the caller.
     pub fn answer(self, outcome: Result<(), Error>) {
         let outcome = outcome.and_then(|()| if self.has_panicked { Err(panicked()) } else { Ok(()) });
-        // The caller may have stopped waiting; the transaction has ended nevertheless.
+        // The caller may have stopped waiting. The transaction has ended nevertheless.
         let _ = self.reply.send(outcome);
     }
 }
 
 impl QueuedWrite {
-    /// Runs the closure. A panic rolls back.
+    /// Runs the closure. After a panic, the transaction is rolled back.
     pub fn run(&mut self, tx: &Tx<'_>) -> ClosureDecision {
         let ending = catch_unwind(AssertUnwindSafe(|| (self.closure)(tx)));
         self.has_panicked = ending.is_err();
@@ -64,7 +64,7 @@ impl QueuedWrite {
 }
 
 impl QueuedRead {
-    /// Runs the closure. Returns the error if the connection failed.
+    /// Runs the closure. Returns an error if the connection failed.
     pub fn run(&mut self, query: &Query<'_>) -> Option<Error> {
         self.has_panicked = catch_read(&mut *self.closure, query).is_err();
         query.failure()
@@ -76,14 +76,14 @@ pub(crate) fn catch_read(closure: &mut (dyn FnMut(&Query<'_>) + '_), query: &Que
     catch_unwind(AssertUnwindSafe(|| closure(query))).map_err(|_| panicked())
 }
 
-/// Logs no panic message, because it could contain personal data; the panic hook of the process reports the
-/// location.
+/// Returns the error for a panic. The panic message is not logged, because it could contain personal data.
+/// The panic hook of the process logs the location.
 fn panicked() -> Error {
     tracing::error!("a transaction's closure panicked");
     Error::fault("the closure panicked")
 }
 
-/// Result of the last run of a closure, which it stores on a thread of the store.
+/// Result of the last run of a closure. The closure stores it on a thread of the store.
 #[derive(Debug)]
 pub struct ClosureResult<T, E>(Arc<Mutex<Option<Result<T, E>>>>);
 
@@ -97,10 +97,10 @@ impl<T, E: From<Error>> ClosureResult<T, E> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
     }
 
-    /// Returns the result of the last run.
+    /// Returns the stored result.
     ///
     /// # Errors
-    /// Returns the closure's own error, or [`Error::Fault`] if it was not run.
+    /// Returns the closure's own error, or [`Error::Fault`] if the closure was not run.
     pub fn take(self) -> Result<T, E> {
         let result = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         result.unwrap_or_else(|| Err(Error::fault("the closure was not run").into()))
@@ -111,7 +111,7 @@ impl<T, E: From<Error>> ClosureResult<T, E> {
 pub struct Transaction(pub(crate) WriteClosure);
 
 impl Transaction {
-    /// Creates a transaction and the place of its result.
+    /// Creates a transaction, and the object that receives the result of its closure.
     pub fn new<F, O>(closure: F) -> (Self, ClosureResult<O::Value, O::Error>)
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
@@ -133,7 +133,7 @@ impl Transaction {
     }
 }
 
-/// Creates the closure of a queued read and the place of its result.
+/// Creates the closure of a queued read, and the object that receives its result.
 pub(crate) fn queued_read<F, T, E>(closure: F) -> (ReadClosure, ClosureResult<T, E>)
 where
     F: Fn(&Query<'_>) -> Result<T, E> + Send + 'static,
@@ -149,7 +149,7 @@ pub(crate) fn enqueue(
     stats: &StoreStats,
     put: impl FnOnce() -> Result<(), QueueRejection>,
 ) -> Result<(), Error> {
-    // Incremented before the closure can be taken, so that the gauge never drops below zero.
+    // The gauge is incremented before a thread can take the closure, so that it never drops below zero.
     StoreStats::one(&stats.queued);
     put().map_err(|refused| {
         StoreStats::less(&stats.queued);

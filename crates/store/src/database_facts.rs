@@ -1,7 +1,7 @@
 //! Facts about the database for administrators: version, effective durability settings, schema, privileges,
 //! statement times.
 //!
-//! They contain no row of user data and no statement parameters.
+//! The facts contain neither rows of user data nor statement parameters.
 
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use crate::migrate::{self, MigrationState};
 use crate::schema::{DatabaseSchema, Differences};
 use crate::{EngineKind, Error, ModuleMigrations, Query, STATEMENT_BUCKETS_US, StatementTimes, Store};
 
-/// Number of statements listed individually.
+/// Maximum number of statements in each list of statements.
 const MAX_LISTED_STATEMENTS: usize = 20;
-/// Number of rows above which a sequential scan of a table is reported.
+/// Number of rows above which sequential scans of a table are reported.
 const LARGE_TABLE_ROWS: i64 = 10_000;
 
-/// Time limit. Reading the catalogues can take longer than a request's statements may.
+/// Time limit for reading the facts. Reading the system catalogues can take longer than the time limit of a
+/// request.
 const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Store {
@@ -27,7 +28,8 @@ impl Store {
     /// Returns [`enum@Error`] if the database cannot answer.
     pub async fn facts(&self, modules: Vec<ModuleMigrations>) -> Result<Value, Error> {
         let kind = self.kind();
-        // Read on a write connection: its settings decide the durability of commits.
+        // The settings are read on a write connection, because these settings determine the durability of
+        // commits.
         let durability = match kind {
             EngineKind::Sqlite => self.write_with_timeout(FACTS_TIMEOUT, |tx| sqlite_durability(tx)).await?,
             EngineKind::Postgres => {
@@ -47,7 +49,7 @@ impl Store {
         Ok(facts)
     }
 
-    /// Returns the sum of the times of all statements.
+    /// Returns the sum of the measured times of all statements.
     pub fn statement_times(&self) -> StatementTimes {
         let all = self.statements().snapshot();
         all.iter().fold(StatementTimes::default(), |sum, (_, times)| sum.with(times))
@@ -169,7 +171,7 @@ fn postgres(q: &Query<'_>) -> Result<Value, Error> {
     Ok(facts)
 }
 
-/// Lists the privileges of the current role that exceed reading and writing rows, and those that are missing.
+/// Lists the privileges of the current role that it should not have, and those that it lacks.
 fn role(q: &Query<'_>) -> Result<Value, Error> {
     let too_much = q.all(ROLE, &[], |row| row.get::<String>(0))?;
     let rights = q.all(TABLE_RIGHTS, &[], |row| {
@@ -186,7 +188,7 @@ fn role(q: &Query<'_>) -> Result<Value, Error> {
     Ok(json!({ "besides": besides, "missing": missing }))
 }
 
-/// Returns true for the privileges granted after migrations: all on rows, except those that would allow
+/// Returns true for privileges that migrations grant: all privileges on rows, except those that would allow
 /// rewriting the audit log.
 fn is_wanted(table: &str, right: &str) -> bool {
     match (table, right) {
@@ -231,6 +233,6 @@ const TABLE_RIGHTS: &str = "SELECT CAST(c.relname AS TEXT), p.name, has_table_pr
 const UNUSED_INDEXES: &str = "SELECT CAST(indexrelname AS TEXT) FROM pg_stat_user_indexes
      WHERE schemaname = current_schema() AND idx_scan = 0 ORDER BY 1";
 
-/// Large tables that were read by sequential scans since the statistics were last reset.
+/// SQL that lists large tables that were read by sequential scans since the statistics were last reset.
 const LARGE_SCANS: &str = "SELECT CAST(relname AS TEXT), n_live_tup, seq_scan FROM pg_stat_user_tables
      WHERE schemaname = current_schema() AND n_live_tup > $1 AND seq_scan > 0 ORDER BY 1";

@@ -1,7 +1,7 @@
 //! Translation of portable SQL to each database: placeholders and column types.
 
-/// Returns the statement in SQLite's notation. `$1` becomes `?1`, because SQLite numbers `$n` parameters by
-/// appearance.
+/// Returns the statement in SQLite's notation: `$1` becomes `?1`. SQLite would number `$n` parameters in the
+/// order in which they appear.
 pub(crate) fn to_sqlite(sql: &str) -> String {
     let mut text = String::with_capacity(sql.len());
     let mut rest = sql.chars().peekable();
@@ -12,20 +12,20 @@ pub(crate) fn to_sqlite(sql: &str) -> String {
     text
 }
 
-/// Target notation of a migration.
+/// Notation into which a migration is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Sqlite,
     Postgres,
-    /// Column types unchanged, which SQLite keeps for tables that are not STRICT. Used to inspect the schema
-    /// that a migration creates.
+    /// Notation with unchanged column types. SQLite stores them for tables that are not STRICT. It is used to
+    /// inspect the schema that a migration creates.
     Neutral,
 }
 
 /// Returns the statements of a migration in the notation of `dialect`.
 ///
-/// Column types become those of the database. Text compares by bytes on both. Tables in SQLite are STRICT,
-/// and WITHOUT ROWID if their primary key is declared on a line of its own.
+/// Column types are replaced by those of the database. Text is compared by bytes in both databases. Tables in
+/// SQLite are STRICT. They are also WITHOUT ROWID if their primary key is declared on a separate line.
 pub(crate) fn schema(sql: &str, dialect: Dialect) -> String {
     split_statements(sql).into_iter().map(|statement| statement_for(&statement, dialect) + ";\n").collect()
 }
@@ -84,7 +84,7 @@ fn map_words<'t>(text: &'t str, mut map: impl FnMut(&'t str) -> &'t str) -> Stri
     mapped
 }
 
-/// Splits at the semicolons that end statements and removes line comments.
+/// Splits SQL at the semicolons that end statements, and removes line comments.
 fn split_statements(sql: &str) -> Vec<String> {
     let without_comments: String = sql.lines().map(|line| format!("{}\n", without_comment(line))).collect();
     let mut statements = vec![String::new()];
@@ -100,7 +100,7 @@ fn split_statements(sql: &str) -> Vec<String> {
     statements.into_iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
 }
 
-/// Returns the line up to its comment. String literals must not span lines.
+/// Returns the part of a line before its comment. String literals must not span lines.
 fn without_comment(line: &str) -> &str {
     let mut in_string = false;
     for (at, c) in line.char_indices() {

@@ -1,4 +1,4 @@
-//! Errors of the store. Their causes are for the log; callers see the variant.
+//! Errors of the store. Callers match on the variant; the cause is a text for the log.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use thiserror::Error;
 /// Nothing was changed, except possibly after [`Error::OutcomeUnknown`].
 #[derive(Clone, Debug, Error)]
 pub enum Error {
-    /// The queue is full. Nothing was started.
+    /// The queue is full. The transaction or read was not started.
     #[error("the queue is full")]
     Busy,
     /// The deadline passed before the closure started, or during a statement or a wait for a lock. Nothing
@@ -20,8 +20,8 @@ pub enum Error {
     /// was changed.
     #[error("database unavailable: {0}")]
     Unavailable(Cause),
-    /// COMMIT failed or its response was lost. The change is either complete or absent, and it is not known
-    /// which.
+    /// COMMIT failed or its response was lost. It is not known whether all changes of the transaction or none
+    /// of them were made.
     #[error("the outcome of the commit is unknown: {0}")]
     OutcomeUnknown(Cause),
     /// The text contains U+0000, which PostgreSQL cannot store.
@@ -61,12 +61,12 @@ impl Error {
 /// Reason why a database could not be opened or migrated.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// Another process holds the data folder.
+    /// Another process uses the data folder.
     #[error("the data folder {folder} is in use by {holder}")]
     FolderInUse {
         /// Path of the folder.
         folder: String,
-        /// Program name and process id of the holder.
+        /// Program name and process id of the process that uses the folder.
         holder: String,
     },
     /// The folder or a file in it cannot be used.
@@ -80,7 +80,7 @@ pub enum OpenError {
     /// The database URL, the certificates or another setting is invalid.
     #[error("{0}")]
     Settings(String),
-    /// The database has migrations that this build does not know, or knows with different content.
+    /// The database has migrations that this build does not know, or whose content differs in this build.
     #[error("{0}")]
     Schema(String),
     /// The database returned an error.

@@ -1,4 +1,4 @@
-//! Events: records of what a change did, for consumers.
+//! Events: records of what a change did. Consumers handle them.
 
 use std::ops::Deref;
 
@@ -11,9 +11,9 @@ use crate::Error;
 /// Event to be emitted by a command.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// Kind in the past tense, such as `bond.created`.
+    /// Kind of the event, in the past tense, such as `bond.created`.
     pub kind: &'static str,
-    /// Subject, an id that the command holds locked. Events with the same subject keep their order.
+    /// Id of the subject, which the command must have locked. Events with the same subject keep their order.
     pub subject: Uuid,
     /// Users whose event logs receive the event.
     pub recipients: Vec<UserId>,
@@ -24,11 +24,11 @@ pub struct NewEvent {
 /// Event as stored in the outbox, before it has a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Event id. It stays the same wherever the event is delivered.
+    /// Event id. It is the same in all deliveries of the event.
     pub id: Uuid,
     /// Time of the change.
     pub at: Timestamp,
-    /// Kind in the past tense, such as `bond.created`.
+    /// Kind of the event, in the past tense, such as `bond.created`.
     pub kind: String,
     /// Id of the subject.
     pub subject: String,
@@ -41,7 +41,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Returns the subject as the id that the emitting module gave.
+    /// Returns the subject as the UUID with which the event was emitted.
     ///
     /// # Errors
     /// Returns [`Error::Fault`] if the subject is not a UUID.
@@ -54,7 +54,7 @@ impl Event {
     /// # Errors
     /// Returns [`Error::Fault`] if the payload does not match `T`.
     pub fn read_payload<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        // The message of serde_json quotes values, which operators must not see.
+        // An error message of serde_json contains values of the payload, which operators must not see.
         serde_json::from_str(&self.payload).map_err(|error| {
             Error::fault(format_args!(
                 "the payload of {} does not fit (column {})",

@@ -12,7 +12,7 @@ use crate::{Error, Query, audit, audit_archive, params};
 pub struct AuditTail {
     /// Total number of links.
     pub links: i64,
-    /// Number of the newest links that were recomputed.
+    /// Number of links that were recomputed, which are the newest ones.
     pub recomputed: i64,
     /// Description of the first error; `None` if there is none.
     pub fault: Option<String>,
@@ -29,8 +29,8 @@ pub struct Positions {
     pub last: i64,
 }
 
-/// Unique keys of a table. In SQLite a primary key of one integer column has no index, so the columns are
-/// read as well.
+/// SQL that finds unique keys of a table. In SQLite a primary key of one integer column has no index, so the
+/// columns of the primary key are also read.
 const KEYS_IN_SQLITE: &str = "SELECT l.name FROM pragma_index_list($1) l
      WHERE l.\"unique\" = 1 AND l.partial = 0
        AND (SELECT group_concat(i.name, ',') FROM pragma_index_info(l.name) i) = $2
@@ -46,8 +46,8 @@ const KEYS_IN_POSTGRES: &str = "SELECT c.relname::text FROM pg_index i
             FROM unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, n)
             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum) = $2";
 
-/// Recomputes the newest `limit` links of the audit chain. A broken link is reported in the result, not as an
-/// error.
+/// Recomputes the newest `limit` links of the audit chain. A broken link is reported in the result and not as
+/// an error.
 pub(crate) fn audit_tail(q: &Query<'_>, keyring: &AuditKeyring, limit: i64) -> Result<AuditTail, Error> {
     let links = q.one("SELECT COALESCE(MAX(n), 0) FROM audit_seals", &[], |row| row.get(0))?;
     let links: i64 = links.unwrap_or(0);
@@ -68,8 +68,8 @@ pub(crate) fn audit_tail(q: &Query<'_>, keyring: &AuditKeyring, limit: i64) -> R
     Ok(AuditTail { links, recomputed: links - before, fault })
 }
 
-/// Returns a description of the error if an entry as new as those of the links after `before` lacks a
-/// required link.
+/// Checks that the entries after link `before` have a link. Returns a description of the error if one of them
+/// lacks a required link.
 fn check_sealed(q: &Query<'_>, before: i64) -> Result<Option<String>, Error> {
     let mut from = audit::entry_after(q, before)?;
     loop {
@@ -95,8 +95,8 @@ impl Query<'_> {
         Ok(self.one(sql, params![table, columns], |_| Ok(()))?.is_some())
     }
 
-    /// Returns the number of event positions, the first and the last. Without gaps, `count` is `last - first
-    /// + 1`.
+    /// Returns the number of event positions, the first position and the last position. If there are no gaps,
+    /// `count` is `last - first + 1`.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.

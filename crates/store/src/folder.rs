@@ -1,4 +1,5 @@
-//! Data folder: a lock that reserves it for one process, and a socket on which that process accepts commands.
+//! Data folder: a lock that reserves the folder for one process, and a socket on which that process accepts
+//! commands.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::future::Future;
@@ -19,42 +20,43 @@ use crate::OpenError;
 const LOCK: &str = "kith.lock";
 const SOCKET: &str = "kith.sock";
 
-/// Maximum length of a Unix socket path on Linux, without its terminator (`sun_path` in unix(7)).
+/// Maximum length of a Unix socket path on Linux in bytes, without its terminator (`sun_path` in unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// Maximum length of a message in either direction.
+/// Maximum length of a request or response on the control socket, in bytes.
 const MAX_MESSAGE_BYTES: u64 = 1024 * 1024;
 
-/// Pause before accepting again after an error, such as when the process has no file descriptors left.
+/// Pause after an error while accepting connections, such as when the process has no free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Time limit of a call, on both sides.
+/// Time limit of a call on the control socket, for the client and for the server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Data folder locked by this process. Dropping it or ending the process releases the lock.
+/// Data folder locked by this process. The lock is released when this value is dropped or the process ends.
 #[derive(Debug)]
 pub struct DataFolder {
-    /// Lock file, which contains the name of the holder.
+    /// Lock file, which contains the name of the process that holds the lock.
     lock: File,
-    /// The folder itself, locked as well: deleting the lock file does not release the data folder.
+    /// The folder itself. It is also locked, so that deleting the lock file does not release the data folder.
     folder: File,
 }
 
 impl Drop for DataFolder {
     fn drop(&mut self) {
-        // Unlock explicitly: a child forked at this moment shares the open files until it calls exec, so
-        // closing would release the lock later. If unlocking fails, closing releases it.
+        // The locks are released explicitly. A child process that is forked at this moment shares the open
+        // files until it calls exec, so closing them would release the locks later. If unlocking fails,
+        // closing the files releases the locks.
         let _ = self.lock.unlock();
         let _ = self.folder.unlock();
     }
 }
 
 impl DataFolder {
-    /// Creates the folder if it is absent, with mode 0700, and locks it.
+    /// Creates the folder with mode 0700 if it does not exist, and locks it.
     ///
     /// # Errors
-    /// Returns [`OpenError::FolderInUse`] if another process holds it, and [`OpenError::Folder`] if it cannot
-    /// be used.
+    /// Returns [`OpenError::FolderInUse`] if another process holds the lock, and [`OpenError::Folder`] if the
+    /// folder cannot be used.
     pub fn claim(folder: &Path) -> Result<Self, OpenError> {
         let cannot = |path: &Path| {
             let path = path.display().to_string();
@@ -73,7 +75,7 @@ impl DataFolder {
         let is_free = match (lock.try_lock(), itself.try_lock()) {
             (Err(TryLockError::Error(error)), _) => return Err(cannot(&path)(error)),
             (Err(TryLockError::WouldBlock), _) | (_, Err(TryLockError::WouldBlock)) => false,
-            // NFS does not lock folders.
+            // NFS cannot lock folders.
             (Ok(()), Ok(()) | Err(TryLockError::Error(_))) => true,
         };
         if !is_free {
@@ -90,7 +92,8 @@ impl DataFolder {
     }
 }
 
-/// Creates a folder and its missing parents with mode 0700. When this returns, they survive a power failure.
+/// Creates a folder and its missing parents with mode 0700. When this function returns, the folders survive a
+/// power failure.
 ///
 /// # Errors
 /// Returns the I/O error if a folder cannot be created or synced.
@@ -98,8 +101,8 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
     create_folder_with(folder, &sync_folder)
 }
 
-/// Also syncs the parent of the lowest existing folder: the process that created that folder may have been
-/// killed before it synced the entry.
+/// Creates the missing folders and syncs their parents. The parent of the lowest existing folder is also
+/// synced, because the process that created that folder may have been killed before it synced the parent.
 fn create_folder_with(folder: &Path, sync: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     let Some(parent) = folder.parent() else { return Ok(()) };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -113,8 +116,8 @@ fn create_folder_with(folder: &Path, sync: &dyn Fn(&Path) -> io::Result<()>) -> 
     sync(parent)
 }
 
-/// Syncs the entries of a folder to disk. Only logs a warning if the file system does not support it or the
-/// user may not open the folder.
+/// Syncs the entries of a folder to disk. If the file system does not support this, or the user may not open
+/// the folder, it only logs a warning.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     match File::open(folder).and_then(|folder| folder.sync_all()) {
@@ -126,7 +129,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes the program name and process id of the holder into the lock file.
+/// Writes the program name and the process id of this process into the lock file.
 fn write_holder(lock: &mut File) -> io::Result<()> {
     let name = std::env::args_os().next().map(PathBuf::from);
     let name = name.as_deref().and_then(Path::file_name).unwrap_or_default();
@@ -135,7 +138,8 @@ fn write_holder(lock: &mut File) -> io::Result<()> {
     writeln!(lock, "{} (process {})", name.display(), std::process::id())
 }
 
-/// Handler of commands received through the socket: JSON in, JSON out.
+/// Handler of commands received through the socket. It receives the request as JSON and returns the response
+/// as JSON.
 pub type ControlHandler = Arc<dyn Fn(Value) -> Pin<Box<dyn Future<Output = Value> + Send>> + Send + Sync>;
 
 /// Control socket in a data folder, with mode 0600. Dropping it closes and removes the socket.
@@ -146,14 +150,15 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Listens in `folder`, which this process must hold, and answers each connection's line with `handler`.
+    /// Listens in `folder`, which this process must have locked. Each connection sends one line, which is
+    /// answered with the result of `handler`.
     ///
     /// # Errors
     /// Returns the I/O error if the socket cannot be created.
     pub fn listen(folder: &Path, handler: ControlHandler) -> io::Result<Self> {
         let path = folder.join(SOCKET);
         match std::fs::remove_file(&path) {
-            // The process that created it is dead, because this process holds the lock.
+            // The process that created the socket has ended, because this process holds the lock.
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -187,7 +192,7 @@ impl ControlSocket {
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         self.task.abort();
-        // If the folder has been removed, there is nothing to clean up.
+        // This fails if the folder was removed. Then no socket is left.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -200,18 +205,18 @@ async fn answer(stream: UnixStream, handler: &ControlHandler) -> io::Result<()> 
     stream.get_mut().write_all(reply.as_bytes()).await
 }
 
-/// Reads one message: a line of JSON.
+/// Reads one message, which is a line of JSON.
 pub(crate) async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Value> {
     let mut line = String::new();
     stream.take(MAX_MESSAGE_BYTES).read_line(&mut line).await?;
     serde_json::from_str(&line).map_err(io::Error::from)
 }
 
-/// Sends a request to the process that holds `folder` and returns its response, or `None` if no process
+/// Sends a request to the process that uses `folder` and returns its response. Returns `None` if no process
 /// listens there.
 ///
 /// # Errors
-/// Returns the I/O error of the connection, an error for a response that is not JSON, or `TimedOut` after 60
+/// Returns the I/O error of the connection, an error if the response is not JSON, or `TimedOut` after 60
 /// seconds.
 pub async fn control_call(folder: &Path, request: &Value) -> io::Result<Option<Value>> {
     let connected = match Address::of(folder) {
@@ -233,7 +238,7 @@ pub async fn control_call(folder: &Path, request: &Value) -> io::Result<Option<V
     tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(io::Error::from)?.map(Some)
 }
 
-/// Path of the socket, short enough for the kernel even if the folder is deeply nested.
+/// Path of the control socket. It is short enough for the kernel even if the folder is deeply nested.
 struct Address {
     path: PathBuf,
     _folder: Option<File>,
@@ -260,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn second_process_is_refused_with_holder() {
+    fn locked_folder_error_names_holder() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("data");
         let first = DataFolder::claim(&folder).unwrap();
@@ -299,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn command_reaches_holder_through_private_socket() {
+    async fn control_command_is_answered_over_private_socket() {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("d".repeat(150));
         for folder in [root.path(), &deep] {

@@ -1,5 +1,5 @@
-//! Fuzz targets for control-socket messages and database URLs. The `fuzz` folder runs them; a test runs them
-//! on the seed files. Not part of release builds.
+//! Fuzz target for control-socket messages and database URLs. The `fuzz` folder runs it, and a test runs it
+//! on the seed files. Release builds do not contain it.
 
 use futures_util::FutureExt;
 
@@ -16,7 +16,7 @@ pub fn store(mut data: &[u8]) {
     if let Ok(text) = str::from_utf8(data) {
         text.lines().for_each(address);
     }
-    // Reading from memory completes at once.
+    // Reading from memory completes immediately.
     let message = read_line(&mut data).now_or_never().expect("at once");
     if let Ok(value) = message {
         let line = format!("{value}\n");

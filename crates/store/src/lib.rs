@@ -1,5 +1,5 @@
-//! One store type for SQLite and PostgreSQL: closures as transactions, portable SQL, migrations, the event
-//! sequencer.
+//! One store type for SQLite and PostgreSQL: transactions as closures, portable SQL, migrations, and the
+//! event sequencer.
 //!
 //! This is the only crate that depends on the drivers of SQLite and PostgreSQL. It contains no feature code
 //! and no HTTP.
@@ -73,5 +73,5 @@ pub mod __named {
     pub use crate::named::{expand, expanded_len};
 }
 
-/// True if the build has the feature `testing`, which release builds must not have.
+/// True if the build has the feature `testing`. Release builds must not have it.
 pub const HAS_TESTING: bool = cfg!(feature = "testing");

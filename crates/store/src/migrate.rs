@@ -1,5 +1,5 @@
-//! Migrations: one SQL text for both databases, with up and down sections and checksums. Only one node
-//! migrates at a time.
+//! Migrations: one SQL text for both databases, with sections for both directions and checksums. Only one
+//! node can migrate at a time.
 
 use kith_kernel::Timestamp;
 use sha2::{Digest, Sha256};
@@ -14,11 +14,11 @@ use crate::{Error, OpenError, Query, Tx, params, postgres};
 /// One version of a module's schema.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration {
-    /// Version within the module: 1, 2, 3, …
+    /// Version of the migration within the module: 1, 2, 3, …
     pub version: i64,
-    /// Name, such as `bonds`.
+    /// Name of the migration, such as `bonds`.
     pub name: &'static str,
-    /// SQL of both directions: `-- up`, statements, `-- down`, statements.
+    /// SQL for both directions: a line `-- up`, statements, a line `-- down`, statements.
     pub sql: &'static str,
 }
 
@@ -27,7 +27,7 @@ pub struct Migration {
 pub struct ModuleMigrations {
     /// Name of the module.
     pub module: &'static str,
-    /// Migrations in ascending order of version.
+    /// Migrations in ascending order of their versions.
     pub migrations: &'static [Migration],
 }
 
@@ -43,16 +43,16 @@ pub struct MigrationStatus {
 /// State of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationState {
-    /// Applied, with the same content as in this build.
+    /// Applied, and its content is the same as in this build.
     Applied {
-        /// Time of the migration.
+        /// Time at which the migration was applied.
         at: Timestamp,
     },
     /// Not applied.
     Pending,
-    /// Applied with different content than in this build.
+    /// Applied, but its content was different from that in this build.
     Changed,
-    /// Applied, but unknown to this build: the database is newer.
+    /// Applied, but unknown to this build, because the database is newer than the build.
     Unknown,
 }
 
@@ -92,14 +92,14 @@ impl Migration {
     }
 }
 
-/// Connection with the right to change the schema.
+/// Connection of a role that may change the schema.
 pub(crate) enum MigrationConnection {
     Sqlite { connection: SqliteConnection, _folder: DataFolder },
     Postgres(Box<postgres::MigrationLink>),
 }
 
 impl MigrationConnection {
-    /// Opens the database for reading only: creates nothing and waits for no lock of another migration.
+    /// Opens the database only for reading. It creates nothing, and does not wait for a running migration.
     /// Returns `None` if there is no database.
     fn open_read_only(options: &StoreOptions) -> Result<Option<Self>, OpenError> {
         match &options.engine {
@@ -161,8 +161,8 @@ impl MigrationConnection {
         self.batch("BEGIN")?;
         let changed = change(&self.tx()).and_then(|()| self.batch("COMMIT"));
         if changed.is_err() {
-            // The first error describes the cause. If ROLLBACK also fails, the connection is lost, and the
-            // change is rolled back with it.
+            // The first error describes the cause. If ROLLBACK also fails, the connection is lost, which also
+            // rolls the change back.
             let _ = self.batch("ROLLBACK");
         }
         changed
@@ -216,7 +216,7 @@ pub(crate) fn up_statements(modules: &[ModuleMigrations]) -> Result<Vec<&'static
     std::iter::once(Ok(TABLE)).chain(ups).collect()
 }
 
-/// Returns the state of each migration in the open database.
+/// Returns the state of each migration in the database on which `q` runs.
 pub(crate) fn compare_open(
     q: &Query<'_>,
     modules: &[ModuleMigrations],
@@ -264,7 +264,8 @@ fn pending<'m>(
     })
 }
 
-/// Returns an error if the database has migrations that this build does not know or that differ.
+/// Returns an error if the database has migrations that this build does not know, or whose content differs in
+/// this build.
 fn check(applied: &[Applied], modules: &[ModuleMigrations]) -> Result<(), OpenError> {
     for found in compare(applied, modules) {
         let fault = match found.state {
@@ -312,7 +313,7 @@ pub(crate) fn up(
     Ok(names)
 }
 
-/// Runs `change` in a transaction as the role that owns the tables.
+/// Runs `change` in a transaction, as the role that owns the tables.
 pub(crate) fn as_owner<T>(
     options: &StoreOptions,
     change: impl FnOnce(&Tx<'_>) -> Result<T, Error>,

@@ -1,7 +1,7 @@
-//! SQL whose literals have names. The text is a constant, as if the literals were written into it.
+//! SQL with names for literals. The expanded text is a constant, as if the literals were written in it.
 
-/// Expands to `$sql` as a constant, each `{name}` replaced by the text that `$values`, a constant `&[(&str,
-/// &str)]`, has for the name. A name that it does not have is an error of the compiler.
+/// Expands to the constant `$sql` in which each `{name}` is replaced by its text in `$values`, a constant
+/// `&[(&str, &str)]`. A name that is not in `$values` is a compile-time error.
 ///
 /// ```
 /// use kith_store::named_sql;
@@ -29,7 +29,7 @@ macro_rules! named_sql {
     }};
 }
 
-/// Length of what [`expand`] returns.
+/// Returns the length of the text that [`expand`] returns, in bytes.
 pub const fn expanded_len(sql: &str, values: &[(&str, &str)]) -> usize {
     let (sql, mut at, mut len) = (sql.as_bytes(), 0, 0);
     while at < sql.len() {
@@ -40,7 +40,7 @@ pub const fn expanded_len(sql: &str, values: &[(&str, &str)]) -> usize {
     len
 }
 
-/// `sql` with the values of the names in it.
+/// Returns `sql` with each name in braces replaced by its value.
 pub const fn expand<const N: usize>(sql: &str, values: &[(&str, &str)]) -> [u8; N] {
     let (sql, mut at, mut expanded, mut len) = (sql.as_bytes(), 0, [0; N], 0);
     while at < sql.len() {
@@ -53,7 +53,8 @@ pub const fn expand<const N: usize>(sql: &str, values: &[(&str, &str)]) -> [u8; 
     expanded
 }
 
-/// The byte at `at`, or the value of the name that begins there; and where the text goes on.
+/// Returns the byte at `at`, or the value of the name in braces that begins there. The second value is the
+/// index at which the remaining text begins.
 const fn literal_at<'a>(sql: &'a [u8], at: usize, values: &[(&str, &'a str)]) -> (&'a [u8], usize) {
     let (_, rest) = sql.split_at(at);
     if rest[0] != b'{' {

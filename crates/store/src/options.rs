@@ -1,4 +1,4 @@
-//! Options for opening a database. They do not depend on where the values are configured.
+//! Options for opening a database. They do not depend on the source of the configuration.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use crate::AuditVault;
 
-/// Choice of the database, and limits that apply to both kinds.
+/// Options of a store: the kind of database, and limits that apply to both kinds.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// Database to open.
     pub engine: EngineOptions,
-    /// Maximum number of queued transactions. Further ones fail with [`crate::Error::Busy`].
+    /// Maximum number of queued transactions. Further transactions fail with [`crate::Error::Busy`].
     pub write_queue: usize,
-    /// Maximum number of queued reads, on connections where reads are queued. Further ones fail with
+    /// Maximum number of queued reads, for connections on which reads are queued. Further reads fail with
     /// [`crate::Error::Busy`].
     pub read_queue: usize,
-    /// Maximum time a transaction waits for its start, a lock or a statement.
+    /// Maximum time that a transaction waits for its start, for a lock or for a statement.
     pub deadline: Duration,
-    /// Runs each closure twice and rolls the first run back. Test builds use it to find closures with hidden
-    /// state.
+    /// True if each closure is run twice and its first run is rolled back. Test builds use it to find
+    /// closures with hidden state.
     pub runs_twice: bool,
-    /// Encrypts and decrypts the keys of the audit chain.
+    /// Vault that encrypts and decrypts the keys of the audit chain.
     pub audit_vault: Arc<dyn AuditVault>,
 }
 
@@ -37,21 +37,22 @@ pub enum EngineOptions {
 /// Durability of commits in SQLite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Synchronous {
-    /// Syncs to disk at each commit: no acknowledged change is lost in a power failure.
+    /// Syncs to disk at each commit. No acknowledged change is lost in a power failure.
     #[default]
     Full,
-    /// Never syncs: faster, but a power failure can lose changes or damage the database. Not for production.
+    /// Never syncs to disk. This is faster, but a power failure can lose changes or damage the database. Not
+    /// for production.
     Off,
 }
 
 /// Options for SQLite.
 #[derive(Clone, Debug)]
 pub struct SqliteOptions {
-    /// Data folder; created if absent.
+    /// Data folder. It is created if it does not exist.
     pub folder: PathBuf,
     /// Durability of commits.
     pub synchronous: Synchronous,
-    /// Time that a read may take on the calling thread before it is moved to the slow readers.
+    /// Maximum time that a read takes on the calling thread before it is moved to the threads for slow reads.
     pub read_in_place: Duration,
 }
 
@@ -61,20 +62,20 @@ pub struct PostgresOptions {
     /// URL for the role that serves requests:
     /// `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`.
     pub url: String,
-    /// URL for the role that owns the tables, if it is a different one.
+    /// URL for the role that owns the tables, if another role owns them.
     pub migrate_url: Option<String>,
-    /// Password for URLs that do not contain one.
+    /// Password for URLs that contain none.
     pub password: Option<String>,
-    /// Number of threads for transactions; each has its own connection.
+    /// Number of threads for transactions. Each thread has its own connection.
     pub write_threads: usize,
-    /// Number of threads for reads; each has its own connection.
+    /// Number of threads for reads. Each thread has its own connection.
     pub read_threads: usize,
-    /// Maximum age of a cached query plan. A plan made while a table was empty may scan the table after it
-    /// has grown.
+    /// Maximum age of a cached query plan. A plan that was made while a table was empty may scan the whole
+    /// table after it has grown.
     pub plan_max_age: Duration,
 }
 
-/// Default of [`PostgresOptions::plan_max_age`].
+/// Default value of [`PostgresOptions::plan_max_age`].
 pub(crate) const DEFAULT_PLAN_MAX_AGE: Duration = Duration::from_secs(60);
 
 impl StoreOptions {
@@ -115,7 +116,7 @@ impl PostgresOptions {
         }
     }
 
-    /// Returns the password in a database URL, or `None` if the URL has none or cannot be parsed.
+    /// Returns the password in a database URL, or `None` if the URL contains none or cannot be parsed.
     pub fn password_in(url: &str) -> Option<Vec<u8>> {
         crate::postgres::password_in(url)
     }

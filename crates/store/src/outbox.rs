@@ -1,4 +1,4 @@
-//! SQL for the outbox, the event positions and the audit seals, shared by both databases.
+//! SQL for the outbox, the event positions and the links of the audit chain. Both databases use it.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::trace::Trace;
 use crate::value::{Param, Row, check_all};
 use crate::{Error, Query, Tx, audit, params};
 
-/// Migrations of the store's own tables. They run before those of any module.
+/// Migrations of the store's own tables. They run before the migrations of the modules.
 pub const STORE_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     module: "store",
     migrations: &[Migration { version: 1, name: "store", sql: include_str!("../migrations/0001_store.sql") }],
@@ -35,14 +35,14 @@ pub(crate) fn event_params<'e>(event: &'e Event, recipients: &'e str, ordinal: i
     ]
 }
 
-/// Fails if one of the databases cannot hold the trace.
+/// Returns an error if one of the databases cannot store a value of the trace.
 pub(crate) fn check_trace(trace: &Trace) -> Result<(), Error> {
     trace.audit.iter().try_for_each(|entry| check_all(&audit::entry_params(entry, 0)))?;
     trace.details.iter().try_for_each(|details| check_all(&audit::details_params(details)))?;
     trace.events.iter().try_for_each(|event| check_all(&event_params(event, "", 0)))
 }
 
-/// Inserts a transaction's audit entries, details and events, one statement each.
+/// Inserts the audit entries, personal details and events of a transaction, with one statement per row.
 pub(crate) fn write_trace(tx: &Tx<'_>, trace: &Trace) -> Result<(), Error> {
     for (ordinal, entry) in (0..).zip(&trace.audit) {
         tx.exec(audit::INSERT_ENTRY, &audit::entry_params(entry, ordinal))?;
@@ -56,7 +56,7 @@ pub(crate) fn write_trace(tx: &Tx<'_>, trace: &Trace) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns the last event position and the last audit seal.
+/// Returns the last event position and the last link of the audit chain.
 pub(crate) fn heads(q: &Query<'_>) -> Result<Heads, Error> {
     let seal = q.one("SELECT n, hash FROM audit_seals ORDER BY n DESC LIMIT 1", &[], |row| {
         Ok(Seal { n: row.get(0)?, hash: audit::hash(row.get(1)?)? })
@@ -64,8 +64,8 @@ pub(crate) fn heads(q: &Query<'_>) -> Result<Heads, Error> {
     Ok(Heads { position: last_position(q)?, seal: seal.unwrap_or_default() })
 }
 
-/// Inserts positions, deliveries and seals, one statement each. Cheap on SQLite, where a statement needs no
-/// round trip.
+/// Inserts positions, deliveries and links of the audit chain, with one statement per row. This is cheap on
+/// SQLite, where a statement needs no round trip.
 pub(crate) fn write_sequenced(tx: &Tx<'_>, batch: &SequencedBatch) -> Result<(), Error> {
     for (position, event) in &batch.positions {
         tx.exec(
@@ -104,13 +104,13 @@ pub(crate) fn events_after(q: &Query<'_>, position: i64, limit: i64) -> Result<V
 pub struct EventScan {
     /// Events of the requested kinds, in order of position.
     pub events: Vec<SequencedEvent>,
-    /// Position and id of the last event read, of any kind; `None` if none was read.
+    /// Position and id of the last event read, of any kind; `None` if no event was read.
     pub last: Option<(i64, Uuid)>,
     /// True if more events may follow.
     pub has_more: bool,
 }
 
-/// Reads up to `limit` events after `position` and returns those for whose kind `wants` returns true.
+/// Reads up to `limit` events after `position`. Returns the events for whose kind `wants` returns true.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -135,7 +135,8 @@ pub fn scan_events(
     Ok(EventScan { events: rows.into_iter().filter_map(|(_, event)| event).collect(), last, has_more })
 }
 
-/// Returns the event at `position`, or `None` if retention has removed it.
+/// Returns the event at `position`, or `None` if the log has no such position or retention has removed the
+/// event.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -148,8 +149,8 @@ pub fn event_at(q: &Query<'_>, position: i64) -> Result<Option<SequencedEvent>, 
     )
 }
 
-/// Returns the id of the event at `position`. After a failover, a position can belong to a different event
-/// than before.
+/// Returns the id of the event at `position`, or `None` if there is none. After a failover, a position can
+/// belong to a different event than before.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -158,7 +159,7 @@ pub fn event_id_at(q: &Query<'_>, position: i64) -> Result<Option<Uuid>, Error> 
     q.one(sql, params![position], |row| row.get(0))
 }
 
-/// Returns the last position given to an event, or 0 if there is none.
+/// Returns the last position assigned to an event, or 0 if there is none.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -192,11 +193,11 @@ fn read_sequenced(row: &Row<'_>) -> Result<SequencedEvent, Error> {
     })
 }
 
-/// Returns the time of the oldest event that has no position yet. PostgreSQL only. Every node runs this
-/// several times a second.
+/// Returns the time of the oldest event that has no position yet. It is used only on PostgreSQL, by every
+/// node several times a second.
 pub(crate) fn oldest_unsequenced(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
-    // `low_tx` is a parameter and the condition a subquery in place of `NOT EXISTS`: otherwise PostgreSQL
-    // expects a third of the table and hashes all positions.
+    // `low_tx` is a parameter, and a subquery is compared with NULL instead of using `NOT EXISTS`. Otherwise
+    // PostgreSQL expects to read a third of the table and hashes all positions.
     let low_tx: Option<i64> = q.one("SELECT low_tx FROM sequencer WHERE id = 1", &[], |row| row.get(0))?;
     let oldest = q.one(
         "SELECT MIN(o.at) FROM outbox o
@@ -213,10 +214,10 @@ pub(crate) fn parse_recipients(text: &str) -> Result<Vec<UserId>, Error> {
     text.split_whitespace().map(|id| Uuid::parse_str(id).map(UserId).map_err(Error::fault)).collect()
 }
 
-/// Removes up to `limit` of the oldest events that are older than `before` and that every consumer has
-/// passed, with their positions, and returns their number. Keeps events that a consumer will retry. Removes
-/// dead letters, together with their failures. The last position and the last entry of each
-/// user's log stay, because numbering continues from them.
+/// Removes up to `limit` of the oldest events, with their positions, and returns the number of events
+/// removed. Only events that are older than `before` and that every consumer has passed are removed. Events
+/// that a consumer will retry are not removed; dead letters are removed with their failures. The last
+/// position and the last entry of each user's log are not removed, because numbering continues from them.
 pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     tx.lock("outbox", ["oldest"])?;
     let oldest = tx.all(
@@ -244,7 +245,8 @@ pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Resul
         (removed, last) = (removed + 1, *position);
     }
     for (user, count) in entries {
-        // One more than `count`: an earlier run may have kept an entry because it was the last of the log.
+        // The limit is one more than `count`, because an earlier run may have left an entry that was the last
+        // of its log.
         tx.exec(
             "DELETE FROM user_logs WHERE user_id = $1
                AND log_offset < (SELECT MAX(log_offset) FROM user_logs WHERE user_id = $1)

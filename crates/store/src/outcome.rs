@@ -1,11 +1,11 @@
-//! Outcomes of a transaction.
+//! Outcomes that the closure of a transaction can choose.
 
 /// Outcome chosen by the closure of a transaction.
 #[derive(Debug)]
 pub enum TxOutcome<T, E> {
     /// Commits and returns the value.
     Commit(T),
-    /// Commits and returns an error. For refusals that must leave a trace, such as a failed login.
+    /// Commits and returns an error. It is used for rejections that must be recorded, such as a failed login.
     CommitRefusal(E),
     /// Rolls back and returns the error.
     Rollback(E),
@@ -22,11 +22,12 @@ impl<T, E> TxOutcome<T, E> {
     }
 }
 
-/// Return types of transaction closures: a [`TxOutcome`], or a `Result` whose error rolls back.
+/// Return type of a transaction's closure: a [`TxOutcome`], or a `Result` whose error rolls the transaction
+/// back.
 pub trait IntoTxOutcome {
-    /// Value on success.
+    /// Type of the value on success.
     type Value;
-    /// Error on refusal.
+    /// Type of the error.
     type Error;
     /// Converts `self` into a [`TxOutcome`].
     fn into_outcome(self) -> TxOutcome<Self::Value, Self::Error>;

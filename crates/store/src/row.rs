@@ -1,16 +1,16 @@
-//! Rows read into types whose columns are declared once.
+//! Reading of rows into types whose columns are declared in one place.
 
 use crate::value::Column;
 use crate::{Error, Row};
 
-/// Cursor over the columns of a row.
+/// Cursor that reads the columns of a row from left to right.
 pub struct Columns<'r, 'c> {
     row: &'r Row<'c>,
     at: usize,
 }
 
 impl<'r, 'c> Columns<'r, 'c> {
-    /// Starts at the first column of `row`.
+    /// Creates a cursor at the first column of `row`.
     pub fn of(row: &'r Row<'c>) -> Self {
         Self { row, at: 0 }
     }
@@ -18,25 +18,25 @@ impl<'r, 'c> Columns<'r, 'c> {
     /// Reads a `T` from the next columns.
     ///
     /// # Errors
-    /// Returns [`Error::Fault`] if the columns do not hold such a value.
+    /// Returns [`Error::Fault`] if the columns do not contain such a value.
     pub fn read<T: FromRow>(&mut self) -> Result<T, Error> {
         T::from_columns(self)
     }
 }
 
-/// Type that is read from one or more columns. [`row_columns!`](crate::row_columns) implements it for a
+/// Type that can be read from one or more columns. [`row_columns!`](crate::row_columns) implements it for a
 /// struct.
 pub trait FromRow: Sized {
     /// Reads the value from the next columns.
     ///
     /// # Errors
-    /// Returns [`Error::Fault`] if the columns do not hold such a value.
+    /// Returns [`Error::Fault`] if the columns do not contain such a value.
     fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error>;
 
     /// Reads the value from the first columns of `row`.
     ///
     /// # Errors
-    /// Returns [`Error::Fault`] if the columns do not hold such a value.
+    /// Returns [`Error::Fault`] if the columns do not contain such a value.
     fn read_row(row: &Row<'_>) -> Result<Self, Error> {
         Self::from_columns(&mut Columns::of(row))
     }
@@ -49,10 +49,12 @@ impl<T: Column> FromRow for T {
     }
 }
 
-/// Lists the columns of a row type once: implements [`FromRow`], and declares a macro that expands to the
-/// columns, for `concat!`. A field is read from one column, or from several if its type has several (`owner =
-/// owner_columns!()`). A field that is computed stands behind a semicolon; columns for the computation alone
-/// stand in parentheses. A field whose type is to be known there has it written.
+/// Declares the columns of a row type in one place. Implements [`FromRow`], and defines a macro that expands
+/// to the list of columns, for `concat!`.
+///
+/// A field is read from one column, or from several columns if its type needs several (`owner =
+/// owner_columns!()`). Computed fields follow after a semicolon. Columns that are needed only for the
+/// computation are listed in parentheses. A field can have a type annotation, which a computation may need.
 ///
 /// ```
 /// use kith_store::{Error, FromRow, Query, params, row_columns};

@@ -1,7 +1,8 @@
-//! Schema of a database, the schema that this build's migrations create, and the differences between them.
+//! Schema of a database, the schema that the migrations of this build create, and the differences between
+//! them.
 //!
-//! This module only reads. The expected schema is created in an empty SQLite database in memory: migrations
-//! have one text for both databases, and so do the names of tables, columns, keys and indexes.
+//! This module does not change the database. The expected schema is created in an empty SQLite database in
+//! memory. This works for both databases, because migrations and names are the same for both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,11 +23,12 @@ pub(crate) struct DatabaseSchema(BTreeMap<String, Table>);
 struct Table {
     /// Type and nullability of each column, such as `TEXT NOT NULL`, by column name.
     columns: BTreeMap<String, String>,
-    /// Keys, such as `PRIMARY KEY (id)`, `UNIQUE (a, b)`, `FOREIGN KEY (a) REFERENCES users`.
+    /// Keys, such as `PRIMARY KEY (id)`, `UNIQUE (a, b)` or `FOREIGN KEY (a) REFERENCES users`.
     keys: BTreeSet<String>,
     /// Number of CHECK constraints.
     checks: usize,
-    /// Non-unique indexes by name, such as `(a, b) WHERE …`. They affect performance only.
+    /// Columns of non-unique indexes, such as `(a, b) WHERE …`, by the name of the index. Such indexes affect
+    /// only performance.
     #[serde(skip)]
     indexes: BTreeMap<String, String>,
 }
@@ -114,7 +116,7 @@ impl DatabaseSchema {
         self.0.values().map(|table| table.indexes.len()).sum()
     }
 
-    /// Returns the differences from `expected`.
+    /// Returns the differences between this schema and `expected`.
     pub fn differences(&self, expected: &Self) -> Differences {
         let mut found = Differences::default();
         let names: BTreeSet<_> = self.0.keys().chain(expected.0.keys()).collect();
@@ -185,7 +187,7 @@ fn read_columns(q: &Query<'_>, name: &str, table: &mut Table) -> Result<(), Erro
         table.keys.insert(format!("PRIMARY KEY ({})", key.join(", ")));
     }
     for (name, kind, not_null, pk) in columns {
-        // Columns of a primary key are never null, even if they are not declared NOT NULL.
+        // Columns of a primary key cannot be null, even if they are not declared NOT NULL.
         let not_null = if not_null > 0 || pk > 0 { " NOT NULL" } else { "" };
         table.columns.insert(name, format!("{kind}{not_null}"));
     }
@@ -251,7 +253,8 @@ const POSTGRES_KEYS: &str = "SELECT CAST(c.relname AS TEXT),
          JOIN pg_attribute a ON a.attrelid = o.conrelid AND a.attnum = u.number) k ON TRUE
      WHERE n.nspname = current_schema() AND o.contype IN ('p', 'u', 'f', 'c')";
 
-/// Excludes the indexes of primary and unique keys, and invalid indexes, which PostgreSQL does not use.
+/// SQL that selects indexes. It excludes the indexes of primary and unique keys, and invalid indexes, which
+/// PostgreSQL does not use.
 const POSTGRES_INDEXES: &str = "SELECT CAST(t.relname AS TEXT), CAST(i.relname AS TEXT), x.indisunique,
         '(' || k.columns || ')' || CASE WHEN x.indpred IS NULL THEN '' ELSE ' WHERE' END
      FROM pg_index x

@@ -1,5 +1,5 @@
 //! Assigns positions to committed events, log offsets to their recipients, and chain links to audit entries.
-//! Pure computation: the engines read the rows that have no position yet and write the result.
+//! This module only computes. The engines read the rows that have no position yet, and write the result.
 
 use kith_kernel::UserId;
 use kith_kernel::uuid::Uuid;
@@ -9,32 +9,32 @@ use crate::audit::AuditEntry;
 use crate::audit_keys::{AuditKeys, LinkKey};
 use crate::events::Event;
 
-/// Last event position and last audit seal.
+/// Last event position and last link of the audit chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Heads {
     pub position: i64,
     pub seal: Seal,
 }
 
-/// Link of the audit chain.
+/// Number and hash of a link of the audit chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub n: i64,
     pub hash: [u8; 32],
 }
 
-/// Event without a position.
+/// Event that has no position yet.
 #[derive(Clone, Debug)]
 pub(crate) struct UnsequencedEvent {
     pub id: Uuid,
     pub recipients: Vec<UserId>,
 }
 
-/// Result of sequencing a batch: the rows to write, and the new heads.
+/// Result of sequencing a batch: the rows to be written, and the new last position and link.
 #[derive(Debug)]
 pub(crate) struct SequencedBatch {
     pub positions: Vec<(i64, Uuid)>,
-    /// Recipient and position, in order of position. Each one takes the next offset of the user's log.
+    /// Recipients and positions, in order of position. Each pair gets the next offset of the user's log.
     pub deliveries: Vec<(UserId, i64)>,
     pub seals: Vec<SealRow>,
     pub heads: Heads,
@@ -49,8 +49,8 @@ pub(crate) struct SealRow {
 }
 
 impl Heads {
-    /// Assigns positions to `events` and links to `entries`, both in commit order, after these heads. Links
-    /// are computed with `keys`.
+    /// Assigns positions to `events` and links to `entries`, after these heads. Both must be in commit order.
+    /// The hashes of the links are computed with `keys`.
     pub fn assign<'e>(
         &self,
         events: impl Iterator<Item = UnsequencedEvent>,
@@ -76,7 +76,7 @@ impl SequencedBatch {
 }
 
 impl Seal {
-    /// Advances to the next link, which seals `entry`.
+    /// Advances to the next link of the chain, which contains `entry`, and returns its row.
     ///
     /// # Errors
     /// Returns [`Error::Fault`] if the key of the link cannot be decrypted.
@@ -88,12 +88,12 @@ impl Seal {
     }
 }
 
-/// Hashes the previous hash and the fields of the entry. Each field is preceded by its length, so that the
-/// input is unambiguous.
+/// Returns the hash of the previous hash and the fields of the entry. Each field is preceded by its length,
+/// so that the input is unambiguous.
 fn seal_hash(key: &LinkKey, prev: &[u8; 32], entry: &AuditEntry) -> [u8; 32] {
     let at = entry.at.as_millis().to_be_bytes();
     let texts = [&entry.actor, &entry.action, &entry.object, &entry.request_id].map(|text| text.as_bytes());
-    // Entries without details have four fields instead of five.
+    // An entry without personal details has four fields, and an entry with details has five.
     let fields: Vec<_> = texts.into_iter().chain(entry.details_hash.as_ref().map(|hash| &hash[..])).collect();
     let lengths: Vec<_> = fields.iter().map(|field| (field.len() as u64).to_be_bytes()).collect();
     let fields = lengths.iter().zip(&fields).flat_map(|(length, field)| [&length[..], *field]);

@@ -1,11 +1,11 @@
-//! Execution times of statements: a histogram for each statement text. For monitoring only.
+//! Execution times of statements for monitoring, as one histogram per statement text.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Upper bounds of the histogram buckets in microseconds. A further bucket counts longer runs.
+/// Upper bounds of the histogram buckets in microseconds. An additional bucket counts longer runs.
 pub const STATEMENT_BUCKETS_US: [u64; 12] =
     [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000];
 const BUCKETS: usize = STATEMENT_BUCKETS_US.len() + 1;
@@ -29,9 +29,9 @@ pub struct StatementTimes {
     pub count: u64,
     /// Total time of all runs in microseconds.
     pub total_us: u64,
-    /// Longest run in microseconds.
+    /// Duration of the longest run in microseconds.
     pub max_us: u64,
-    /// Number of runs per bucket of [`STATEMENT_BUCKETS_US`]; the last element counts longer runs.
+    /// Number of runs per bucket of [`STATEMENT_BUCKETS_US`]. The last element counts longer runs.
     pub buckets: [u64; BUCKETS],
 }
 
@@ -69,7 +69,7 @@ impl Times {
 }
 
 impl StatementTimes {
-    /// Returns the sum of both; `max_us` is the larger one.
+    /// Returns the sum of both times. `max_us` is the larger of the two values.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
         Self {
@@ -87,8 +87,8 @@ impl StatementTimes {
         self.buckets[within..].iter().sum()
     }
 
-    /// Returns the upper bound of the bucket that contains the 95th percentile, in microseconds, at most the
-    /// longest run.
+    /// Returns the upper bound of the bucket that contains the 95th percentile, in microseconds. The result
+    /// is at most `max_us`.
     pub fn p95_us(&self) -> u64 {
         let wanted = self.count - self.count / 20;
         let mut seen = 0;
@@ -102,7 +102,7 @@ impl StatementTimes {
     }
 }
 
-/// Measures the time until it is dropped, even if the statement fails.
+/// Measures the time until this value is dropped, even if the statement fails.
 pub(crate) struct Stopwatch {
     times: Option<Arc<Times>>,
     began: Instant,
@@ -114,7 +114,7 @@ impl Stopwatch {
         Self { times, began: Instant::now() }
     }
 
-    /// Restarts the measurement and discards the time so far.
+    /// Restarts the measurement at zero.
     #[expect(clippy::disallowed_methods, reason = "measures the database")]
     pub fn restart(&mut self) {
         self.began = Instant::now();

@@ -1,4 +1,4 @@
-//! Counters and gauges of the store, for metrics. They affect no behaviour.
+//! Counters and gauges of the store, for metrics. They have no effect on its behaviour.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,39 +21,39 @@ macro_rules! stats {
 }
 
 stats! {
-    /// Transactions committed.
+    /// Number of transactions committed.
     commits,
-    /// Transactions rolled back by their closure or by an error.
+    /// Number of transactions rolled back by their closure or because of an error.
     rollbacks,
-    /// Attempts repeated after a deadlock, a serialization failure or a lost connection.
+    /// Number of attempts repeated after a deadlock, a serialization failure or a lost connection.
     retries,
-    /// Transactions and reads rejected because the queue was full.
+    /// Number of transactions and reads rejected because the queue was full.
     refused_busy,
-    /// Transactions and reads dropped because their deadline passed before they started.
+    /// Number of transactions and reads dropped because their deadline passed before they started.
     dropped_late,
-    /// Commits with an unknown outcome.
+    /// Number of commits whose outcome is unknown.
     outcomes_unknown,
-    /// Groups committed (SQLite); each is one sync to disk.
+    /// Number of groups committed (SQLite). Each group takes one sync to disk.
     groups,
-    /// Transactions and reads in the queues now.
+    /// Number of transactions and reads that are in the queues now.
     queued,
-    /// Transactions and reads running now.
+    /// Number of transactions and reads that are running now.
     running,
-    /// Reads on the calling thread (SQLite) or on a read connection (PostgreSQL).
+    /// Number of reads on the calling thread (SQLite) or on a read connection (PostgreSQL).
     reads,
-    /// Reads that took too long on the calling thread (SQLite), and reads queued as slow (PostgreSQL).
+    /// Number of reads that took too long on the calling thread (SQLite) or were queued as slow (PostgreSQL).
     slow_reads,
-    /// Connections reopened after one was lost.
+    /// Number of connections opened again after one was lost.
     reconnects,
     /// Current size of SQLite's write-ahead log in bytes.
     wal_bytes,
-    /// Checkpoints completed.
+    /// Number of checkpoints completed.
     checkpoints,
-    /// Events that this process gave a position.
+    /// Number of events to which this process assigned a position.
     sequenced,
-    /// Last position known to this process.
+    /// Last event position known to this process.
     head,
-    /// 1 while this process is the sequencer, else 0.
+    /// 1 while this process is the sequencer (PostgreSQL), otherwise 0.
     sequencer,
 }
 

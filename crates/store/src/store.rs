@@ -1,4 +1,4 @@
-//! The store: passes closures to the engine of the chosen database and waits for their results.
+//! Store: passes closures to the engine of the chosen database and waits for their results.
 
 mod auditing;
 
@@ -19,7 +19,7 @@ use crate::{
     postgres, sqlite,
 };
 
-/// Open database. Clones share it.
+/// Open database. Clones share the connections.
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
@@ -44,14 +44,14 @@ pub enum EngineKind {
 /// Result of a successful health check.
 #[derive(Clone, Copy, Debug)]
 pub struct Health {
-    /// Time until the database responded.
+    /// Time that the database took to respond.
     pub round_trip: Duration,
     /// Clock of the database server (PostgreSQL); `None` on SQLite.
     pub clock: Option<ClockReading>,
 }
 
 impl Store {
-    /// Opens the database and starts its threads. The schema must be up to date: see [`Store::migrate_up`].
+    /// Opens the database and starts its threads. The schema must be up to date (see [`Store::migrate_up`]).
     ///
     /// # Errors
     /// Returns [`OpenError`] if the data folder is in use, the settings are invalid or the database cannot be
@@ -70,11 +70,12 @@ impl Store {
         Ok(Self { engine: Arc::new(engine), deadline, audit_keyring })
     }
 
-    /// Applies the pending migrations of `modules` and returns their names. Only one node migrates at a time.
+    /// Applies the pending migrations of `modules` and returns their names. Only one node can migrate at a
+    /// time.
     ///
     /// # Errors
-    /// Returns [`OpenError::Schema`] if the database has migrations that are not in `modules`, or that
-    /// differ.
+    /// Returns [`OpenError::Schema`] if the database has migrations that are not in `modules`, or whose
+    /// content differs.
     pub async fn migrate_up(
         options: &StoreOptions,
         modules: Vec<ModuleMigrations>,
@@ -85,10 +86,10 @@ impl Store {
         tokio::task::spawn_blocking(run).await.map_err(Error::fault)?
     }
 
-    /// Reverts the last `steps` applied migrations and returns their names.
+    /// Reverts the `steps` migrations that were applied last, and returns their names.
     ///
     /// # Errors
-    /// Same as [`Store::migrate_up`].
+    /// Returns the same errors as [`Store::migrate_up`].
     pub async fn migrate_down(
         options: &StoreOptions,
         modules: Vec<ModuleMigrations>,
@@ -99,7 +100,8 @@ impl Store {
         tokio::task::spawn_blocking(run).await.map_err(Error::fault)?
     }
 
-    /// Returns the state of each migration: applied, pending, changed or unknown. Changes nothing.
+    /// Returns the state of each migration: applied, pending, changed or unknown. Does not change the
+    /// database.
     ///
     /// # Errors
     /// Returns [`OpenError`] if the database cannot be reached.
@@ -120,12 +122,13 @@ impl Store {
         }
     }
 
-    /// Runs a transaction within the default deadline. The closure can run more than once; only its last run
-    /// counts. When this returns `Ok`, or the error of a `CommitRefusal`, the change is on disk.
+    /// Runs a transaction within the default deadline. The closure can be called more than once; only its
+    /// last call takes effect. When this function returns `Ok`, or the error of a `CommitRefusal`, the change
+    /// is on disk.
     ///
     /// # Errors
-    /// Returns the closure's own error. If a statement failed, returns that statement's [`enum@Error`],
-    /// converted, regardless of the closure's result.
+    /// Returns the closure's own error. If a statement failed, returns the [`enum@Error`] of that statement,
+    /// converted to `O::Error`, whatever the closure returned.
     pub async fn write<F, O>(&self, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
@@ -139,7 +142,7 @@ impl Store {
     /// Runs a transaction that must start within `timeout` from now.
     ///
     /// # Errors
-    /// Same as [`Store::write`].
+    /// Returns the same errors as [`Store::write`].
     #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
     pub async fn write_with_timeout<F, O>(&self, timeout: Duration, run: F) -> Result<O::Value, O::Error>
     where
@@ -153,8 +156,8 @@ impl Store {
         result.take()
     }
 
-    /// Runs a transaction within the default deadline, as [`Store::write`] does. The closure stores its
-    /// result itself; `Ok` means that the transaction ended as the closure decided.
+    /// Runs a transaction within the default deadline, as [`Store::write`] does, but the closure stores its
+    /// result itself. `Ok` means that the transaction ended as the closure decided.
     ///
     /// # Errors
     /// Returns the store's error if a statement or the commit failed.
@@ -172,11 +175,11 @@ impl Store {
         outcome.await.unwrap_or_else(|_| Err(shut_down()))
     }
 
-    /// Runs a read. On SQLite it runs on the calling thread; a read that takes more than a few milliseconds
-    /// is repeated on a slow-read thread.
+    /// Runs a read. On SQLite it runs on the calling thread. If it takes more than a few milliseconds, it is
+    /// run again on a thread for slow reads.
     ///
     /// # Errors
-    /// Returns the closure's own error, or [`enum@Error`] converted into it.
+    /// Returns the closure's own error, or [`enum@Error`] converted to `E`.
     pub async fn read<F, T, E>(&self, run: F) -> Result<T, E>
     where
         F: Fn(&Query<'_>) -> Result<T, E> + Send + 'static,
@@ -198,7 +201,7 @@ impl Store {
     /// Runs a long read on a separate thread. All its statements see the same snapshot.
     ///
     /// # Errors
-    /// Returns the closure's own error, or [`enum@Error`] converted into it.
+    /// Returns the closure's own error, or [`enum@Error`] converted to `E`.
     pub async fn export<F, T, E>(&self, run: F) -> Result<T, E>
     where
         F: Fn(&Query<'_>) -> Result<T, E> + Send + 'static,
@@ -224,7 +227,8 @@ impl Store {
     /// Checks that the database responds, and measures the round trip.
     ///
     /// # Errors
-    /// Returns [`Error::Unavailable`], [`Error::Busy`] or [`Error::DeadlinePassed`] if it does not respond.
+    /// Returns [`Error::Unavailable`], [`Error::Busy`] or [`Error::DeadlinePassed`] if the database does not
+    /// respond.
     #[expect(clippy::disallowed_methods, reason = "measures the round trip")]
     pub async fn health(&self) -> Result<Health, Error> {
         let started = Instant::now();
@@ -246,8 +250,8 @@ impl Store {
         }
     }
 
-    /// Returns for how long all write threads have been busy without any transaction starting or ending. Zero
-    /// if a write thread is idle.
+    /// Returns for how long all write threads have been busy while no transaction started or ended. Returns
+    /// zero if a write thread is idle.
     pub fn write_stall(&self) -> Duration {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.write_stall(),
@@ -270,8 +274,8 @@ impl Store {
         }
     }
 
-    /// Returns how often connections moved to another server, or to the same one after a restart. A failover
-    /// can undo commits, so caches filled before a change must be refreshed. Always 0 on SQLite.
+    /// Returns how often the connections moved to another server, or to the same server after a restart. A
+    /// failover can undo commits, so caches that were filled earlier must be refreshed. Always 0 on SQLite.
     pub fn server_changes(&self) -> u64 {
         match &*self.engine {
             Engine::Sqlite(_) => 0,
@@ -279,8 +283,8 @@ impl Store {
         }
     }
 
-    /// Watches the last event position known to this process. Watchers wake up when it grows, and when a
-    /// failover has reduced it.
+    /// Returns a receiver of the last event position known to this process. It is notified when the position
+    /// grows, and when a failover has reduced it.
     pub fn watch_last_position(&self) -> watch::Receiver<i64> {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.watch_last_position(),
@@ -288,7 +292,7 @@ impl Store {
         }
     }
 
-    /// Returns a listener on the channel `name`: see [`Tx::notify`].
+    /// Returns a listener on the channel `name` (see [`Tx::notify`]).
     pub fn listen(&self, name: &str) -> ChannelListener {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.channels().listen(name),
@@ -312,7 +316,7 @@ impl Store {
         self.read(move |q| outbox::events_before(q, position, limit)).await
     }
 
-    /// Reads the last position given to an event from the database.
+    /// Returns the last position assigned to an event, or 0 if there is none. It is read from the database.
     ///
     /// # Errors
     /// Returns [`enum@Error`] if the database cannot be read.
@@ -320,9 +324,9 @@ impl Store {
         self.read(outbox::last_position).await
     }
 
-    /// Returns the time of the oldest event that has no position yet, which shows how far the sequencer is
-    /// behind. Returns `None` if there is none. Always `None` on SQLite, where events get their positions
-    /// with the commit.
+    /// Returns the time of the oldest event that has no position yet, or `None` if all events have one. It
+    /// shows how far the sequencer is behind. Always `None` on SQLite, where a commit also assigns the
+    /// positions.
     ///
     /// # Errors
     /// Returns [`enum@Error`] if the database cannot be read.
@@ -333,9 +337,9 @@ impl Store {
         }
     }
 
-    /// Removes up to `limit` of the oldest events that are older than `before`, and returns their number.
-    /// Keeps events that a consumer has not passed or will retry, the newest event, and the last entry of
-    /// each user's log.
+    /// Removes up to `limit` of the oldest events that are older than `before`, and returns the number of
+    /// events removed. Does not remove events that a consumer has not passed or will retry, the newest event,
+    /// and the last entry of each user's log.
     ///
     /// # Errors
     /// Returns [`enum@Error`] if the database cannot be written.
@@ -343,8 +347,8 @@ impl Store {
         self.write(move |tx| outbox::remove_events(tx, before, limit)).await
     }
 
-    /// Stops accepting work, finishes the queue and ends the threads. Threads that do not end within five
-    /// seconds are abandoned.
+    /// Stops accepting transactions and reads, finishes the queued ones and ends the threads. Threads that do
+    /// not end within five seconds are abandoned.
     pub async fn close(&self) {
         let engine = Arc::clone(&self.engine);
         let run = move || match &*engine {
@@ -359,7 +363,7 @@ impl Store {
 
 #[cfg(feature = "testing")]
 impl Store {
-    /// Injects a fault. It occurs once, at the next place where it applies.
+    /// Injects a fault. It occurs once, at the next operation to which it applies.
     pub fn inject(&self, fault: crate::testing::Fault) {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.faults().inject(fault),

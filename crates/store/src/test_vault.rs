@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::audit_keys::LinkKey;
 use crate::{AUDIT_KEY_BYTES, AuditVault, GeneratedKey};
 
-/// Vault that encrypts keys under a secret chosen by the test. The keys are derived from a counter and are
-/// not random.
+/// Vault that encrypts keys with a secret chosen by the test. The keys are not random: they are derived from
+/// a counter.
 #[derive(Debug)]
 pub struct TestVault {
     secret: [u8; AUDIT_KEY_BYTES],
@@ -16,7 +16,7 @@ pub struct TestVault {
 static COUNT: AtomicU64 = AtomicU64::new(1);
 
 impl TestVault {
-    /// Creates a vault; each value of `secret` gives a different secret.
+    /// Creates a vault. Each value of `secret` gives a different secret.
     pub fn with_secret(secret: u8) -> Arc<dyn AuditVault> {
         Arc::new(Self { secret: [secret; AUDIT_KEY_BYTES] })
     }

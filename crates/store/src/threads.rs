@@ -1,4 +1,4 @@
-//! Threads of the store: they have names, and closing waits for them. Also records since when the write
+//! Threads of the store, which have names and for which closing waits. Also records since when the write
 //! threads have been busy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// Maximum time that closing waits for threads. A closure or a disk that never returns must not keep the
-/// process alive.
+/// Maximum time that closing waits for threads. It is limited so that a blocked closure or disk cannot
+/// prevent the process from ending.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Threads of one store.
@@ -22,7 +22,7 @@ struct ThreadCount {
     ended: Condvar,
 }
 
-/// Guard that counts a thread as ended when it is dropped, even after a panic.
+/// Guard that counts a thread as ended when the guard is dropped, even after a panic.
 struct ThreadGuard(Arc<ThreadCount>);
 
 impl Drop for ThreadGuard {
@@ -36,7 +36,7 @@ impl Drop for ThreadGuard {
 }
 
 impl Threads {
-    /// Starts a thread.
+    /// Starts a thread with a name.
     pub fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
         *self.0.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         let alive = ThreadGuard(Arc::clone(&self.0));
@@ -52,8 +52,8 @@ impl Threads {
         *self.0.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until all threads have ended; they must have been told to end. Returns false if some are still
-    /// running after `CLOSE_TIMEOUT`.
+    /// Waits until all threads have ended. The caller must have requested this before. Returns false if
+    /// threads are still running after [`CLOSE_TIMEOUT`].
     pub fn wait(&self) -> bool {
         self.wait_for(CLOSE_TIMEOUT)
     }
@@ -69,11 +69,12 @@ impl Threads {
     }
 }
 
-/// Start times of the current work of each write thread.
+/// Time at which each write thread started its current work.
 #[derive(Debug)]
 pub(crate) struct WriteActivity {
     created: Instant,
-    /// Milliseconds after `created`, plus one; 0 while the thread is idle.
+    /// Start of the work in milliseconds after `created`, plus one; 0 while the thread is idle. One element
+    /// per thread.
     busy_since: Vec<AtomicU64>,
 }
 
@@ -93,7 +94,7 @@ impl WriteActivity {
         self.busy_since[thread].store(0, Ordering::Relaxed);
     }
 
-    /// Returns for how long all threads have been busy without any of them starting new work.
+    /// Returns for how long all threads have been busy while none of them started new work.
     pub fn stalled(&self) -> Duration {
         let latest = self
             .busy_since

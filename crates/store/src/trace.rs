@@ -1,11 +1,11 @@
-//! Side effects of a transaction that are written at commit.
+//! Rows that a transaction writes at its commit in addition to its own changes.
 
 use std::collections::BTreeSet;
 
 use crate::audit::{AuditDetails, AuditEntry};
 use crate::events::Event;
 
-/// Audit entries, events and notifications of a transaction, written at commit.
+/// Audit entries, personal details and events of a transaction, written at its commit, and its notifications.
 #[derive(Default)]
 pub(crate) struct Trace {
     pub audit: Vec<AuditEntry>,

@@ -1,8 +1,8 @@
-//! Operations of a closure: read and change rows, take locks, write audit entries and events.
+//! Operations of a closure: read and change rows, lock keys, write audit entries and events.
 //!
 //! A statement is a `&'static str` with the placeholders `$1`, `$2`, …, so SQL is never built from input.
-//! After a statement has failed, every further one fails on both databases, even if the closure ignores the
-//! error.
+//! After a statement has failed, all further statements fail too, on both databases, even if the closure
+//! ignores the error.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
@@ -15,31 +15,33 @@ use crate::trace::Trace;
 use crate::value::{Param, Row, check_all};
 use crate::{Error, postgres, sqlite};
 
-/// Connection that a closure uses.
+/// Session of the database engine that a closure uses.
 pub(crate) enum EngineSession<'c> {
     Sqlite(sqlite::SqliteSession<'c>),
     Postgres(postgres::PostgresSession<'c>),
 }
 
 /// Read access to the database. In [`crate::Store::read`], each statement sees at least what was committed
-/// when the read started. In a transaction, each statement sees what is committed when it starts, and the
-/// transaction's own changes. In [`crate::Store::export`], all statements see the same snapshot.
+/// when the read started. In a transaction, each statement sees what was committed when the statement
+/// started, and the transaction's own changes. In [`crate::Store::export`], all statements see the same
+/// snapshot.
 pub struct Query<'c> {
     pub(crate) session: EngineSession<'c>,
     failure: RefCell<Option<Error>>,
 }
 
-/// Connection that a transaction runs on. Both numbers are always 0 on SQLite, whose database is used by this
-/// process only.
+/// Identity of the connection on which a transaction runs. Both numbers are always 0 on SQLite, because only
+/// this process uses the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteConnection {
-    /// Number of the connection, from 1, in the order in which this process opened write connections.
+    /// Number of the connection. Write connections of this process are numbered from 1 in the order in which
+    /// they were opened.
     pub number: u64,
     /// Number of the newest write connection when the transaction started.
     pub newest: u64,
 }
 
-/// Transaction.
+/// Transaction. It has all operations of [`Query`] as well.
 pub struct Tx<'c> {
     query: Query<'c>,
     trace: RefCell<Trace>,
@@ -107,7 +109,7 @@ impl<'c> Query<'c> {
         })
     }
 
-    /// Runs a statement unless an earlier one has failed, and records its error.
+    /// Runs a statement and stores its error. If an earlier statement has failed, returns that error instead.
     fn guarded<T>(&self, run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         if let Some(error) = &*self.failure.borrow() {
             return Err(error.clone());
@@ -119,7 +121,7 @@ impl<'c> Query<'c> {
         matches!(self.session, EngineSession::Postgres(_))
     }
 
-    /// Returns the error of the first failed statement.
+    /// Returns the error of the first failed statement; `None` if no statement has failed.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.failure.borrow().clone()
     }
@@ -130,7 +132,7 @@ impl<'c> Tx<'c> {
         Self { query: Query::new(session), trace: RefCell::default(), may_be_lost: Cell::new(false) }
     }
 
-    /// Runs a statement that changes rows, and returns their number.
+    /// Runs a statement that changes rows, and returns the number of changed rows.
     ///
     /// # Errors
     /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
@@ -146,12 +148,12 @@ impl<'c> Tx<'c> {
         })
     }
 
-    /// Runs a statement whose result does not matter. On PostgreSQL it is sent together with the next
-    /// statement or with COMMIT, so it takes no round trip of its own. Its error is then the error of that
-    /// statement or of the transaction, so do not use it for a statement whose failure the closure handles.
+    /// Runs a statement whose result is not needed. On PostgreSQL it is sent together with the next statement
+    /// or with COMMIT, so it needs no separate round trip. Its error is then returned by that statement or by
+    /// the transaction. Therefore do not use it for a statement whose failure the closure handles.
     ///
     /// # Errors
-    /// Same as [`Tx::exec`].
+    /// Returns the same errors as [`Tx::exec`].
     pub fn exec_deferred(&self, sql: &'static str, params: &[Param<'_>]) -> Result<(), Error> {
         self.guarded(|| {
             check_all(params)?;
@@ -163,12 +165,12 @@ impl<'c> Tx<'c> {
         })
     }
 
-    /// Announces a read that the closure will do later with the same statement and parameters. On PostgreSQL
-    /// it is sent together with the next statement, so that it takes no round trip of its own. A change of the
-    /// transaction in between discards it. Does nothing on SQLite.
+    /// Announces a read that the closure will run later with the same statement and parameters. On PostgreSQL
+    /// it is sent together with the next statement, so it needs no separate round trip. If the transaction
+    /// changes rows in between, the announcement is discarded. Does nothing on SQLite.
     ///
     /// # Errors
-    /// Same as [`Tx::exec`].
+    /// Returns the same errors as [`Tx::exec`].
     pub fn prefetch(&self, sql: &'static str, params: &[Param<'_>]) -> Result<(), Error> {
         match &self.query.session {
             EngineSession::Sqlite(_) => Ok(()),
@@ -182,18 +184,18 @@ impl<'c> Tx<'c> {
     /// Locks `keys` until the transaction ends. Other transactions that lock any of them wait.
     ///
     /// Call it before the reads on which a decision depends, and only once, with all keys. The store sorts
-    /// the keys, so that transactions cannot deadlock. On SQLite this does nothing, because there is only one
-    /// writer.
+    /// the keys, so that transactions cannot deadlock. Does nothing on SQLite, where only one transaction
+    /// runs at a time.
     ///
     /// # Errors
-    /// Returns [`Error::DeadlinePassed`] if another transaction holds one of the keys for too long.
+    /// Returns [`Error::DeadlinePassed`] if another transaction has locked one of the keys for too long.
     pub fn lock<K: ToString>(
         &self,
         what: &'static str,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<(), Error> {
         match &self.query.session {
-            // There is only one writer.
+            // Only one transaction runs at a time.
             EngineSession::Sqlite(_) => Ok(()),
             EngineSession::Postgres(session) => {
                 let keys = keys.into_iter().map(|key| postgres::lock_key(what, &key.to_string()));
@@ -207,9 +209,9 @@ impl<'c> Tx<'c> {
         self.trace.borrow_mut().audit.push(AuditEntry::new(ctx, action, object));
     }
 
-    /// Adds an audit entry with personal details. Personal data, such as an address, belongs in `details`,
-    /// where it can be erased, and never in `action` or `object`. `about` is the user the entry is about: the
-    /// entry, without its details, appears in that user's activity.
+    /// Adds an audit entry with personal details. Personal data, such as an address, must be in `details`,
+    /// where it can be erased, and never in `action` or `object`. `about` is the user whom the entry
+    /// concerns. The entry, without its details, appears in that user's activity.
     pub fn audit_with_details(
         &self,
         ctx: &Ctx,
@@ -235,13 +237,14 @@ impl<'c> Tx<'c> {
         self.trace.borrow().events.iter().filter_map(pick).collect()
     }
 
-    /// Notifies the channel `name` after the commit, on this node and on others.
+    /// Notifies the channel `name` after the commit, on all nodes.
     pub fn notify(&self, name: impl Into<String>) {
         self.trace.borrow_mut().channels.insert(name.into());
     }
 
     /// Allows the commit to be acknowledged before it is on disk (PostgreSQL). Use it only for changes that
-    /// can be lost in a crash of the database server, because they are detected as missing and repeated.
+    /// may be lost in a crash of the database server, because the loss is detected and the change is
+    /// repeated.
     pub fn allow_async_commit(&self) {
         self.may_be_lost.set(true);
     }
@@ -250,9 +253,10 @@ impl<'c> Tx<'c> {
         self.may_be_lost.get()
     }
 
-    /// Returns the connection that this transaction runs on. State that a process caches across transactions
-    /// and cannot verify is valid only for connections that were open when it was cached: a crash of the
-    /// database, which can undo commits of [`Tx::allow_async_commit`], closes every connection.
+    /// Returns the connection on which this transaction runs. It is needed for state that a process caches
+    /// across transactions and cannot verify. Such state is valid only for connections that were open when it
+    /// was cached. A crash of the database closes all connections, and can undo commits of
+    /// [`Tx::allow_async_commit`].
     pub fn connection(&self) -> WriteConnection {
         match &self.query.session {
             EngineSession::Sqlite(_) => WriteConnection::default(),
@@ -260,8 +264,7 @@ impl<'c> Tx<'c> {
         }
     }
 
-    /// Returns true if several processes can use the database (PostgreSQL), so that each statement costs a
-    /// round trip.
+    /// Returns true if the database runs on a server (PostgreSQL), so that each statement costs a round trip.
     pub(crate) fn is_shared(&self) -> bool {
         self.is_postgres()
     }

@@ -9,14 +9,14 @@ use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 
 use crate::Error;
 
-/// Parameter value, borrowed from the caller. Build lists of them with [`crate::params!`].
+/// Value of a parameter, borrowed from the caller. Use [`crate::params!`] to create a list of them.
 #[derive(Clone, Copy, Debug)]
 pub enum Param<'a> {
     /// NULL of any type.
     Null,
     /// TEXT.
     Text(&'a str),
-    /// TEXT, from an id.
+    /// TEXT. The value is an id.
     Id(Uuid),
     /// BIGINT.
     Int(i64),
@@ -31,7 +31,7 @@ pub enum Param<'a> {
     Array(Values<'a>),
 }
 
-/// Parameter value of a statement that is sent later.
+/// Value of a parameter for a statement that is sent later.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum OwnedParam {
     Null,
@@ -44,7 +44,7 @@ pub(crate) enum OwnedParam {
 }
 
 impl OwnedParam {
-    /// Copies parameters. Returns `None` if one is an array.
+    /// Copies parameters. Returns `None` if one of them is an array.
     pub fn copy_all(params: &[Param<'_>]) -> Option<Vec<Self>> {
         let copy = |param: &Param<'_>| match *param {
             Param::Null => Some(Self::Null),
@@ -72,16 +72,16 @@ impl OwnedParam {
     }
 }
 
-/// Values of all rows for one placeholder.
+/// Values of one placeholder for all rows.
 #[derive(Clone, Copy, Debug)]
 pub enum Values<'a> {
     /// BIGINT.
     Ints(&'a [i64]),
-    /// BIGINT, or NULL.
+    /// BIGINT or NULL.
     OptionalInts(&'a [Option<i64>]),
     /// TEXT.
     Texts(&'a [&'a str]),
-    /// TEXT, or NULL.
+    /// TEXT or NULL.
     OptionalTexts(&'a [Option<&'a str>]),
 }
 
@@ -135,7 +135,7 @@ fn has_nul(text: &str) -> bool {
     text.as_bytes().contains(&0)
 }
 
-/// Checks all parameters before any reaches a database.
+/// Checks all parameters, before one of them is sent to a database.
 pub(crate) fn check_all(params: &[Param<'_>]) -> Result<(), Error> {
     params.iter().try_for_each(|param| param.check())
 }
@@ -146,7 +146,7 @@ pub trait AsParam {
     fn as_param(&self) -> Param<'_>;
 }
 
-/// Builds the parameters of a statement, in order: `params![id, name, ctx.now]`.
+/// Creates the list of a statement's parameters, in order: `params![id, name, ctx.now]`.
 #[macro_export]
 macro_rules! params {
     ($($value:expr),* $(,)?) => { &[$($crate::AsParam::as_param(&$value)),*] };
@@ -191,7 +191,7 @@ impl<T: AsParam> AsParam for Option<T> {
     }
 }
 
-/// Makes id types declared with `kith_kernel::id_type!` usable as parameters and columns.
+/// Allows id types declared with `kith_kernel::id_type!` to be used as parameters and columns.
 #[macro_export]
 macro_rules! id_columns {
     ($($type:ident),+ $(,)?) => {$(
@@ -244,8 +244,8 @@ impl tokio_postgres::types::ToSql for Param<'_> {
             (Self::Array(Values::OptionalInts(all)), &Type::INT8_ARRAY) => all.to_sql(ty, out),
             (Self::Array(Values::Texts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
             (Self::Array(Values::OptionalTexts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
-            // Without this check, the driver would write the bytes of one type where the server reads
-            // another.
+            // Without this check, the driver would write the bytes of one type although the server expects
+            // another type.
             (param, ty) => Err(format!("{} cannot be bound as {ty}", param.type_name()).into()),
         }
     }
@@ -268,7 +268,7 @@ impl tokio_postgres::types::ToSql for Param<'_> {
     to_sql_checked!();
 }
 
-/// Row of a result. It is valid while the statement is being read.
+/// Row of a result. It is valid only while the result of the statement is being read.
 pub enum Row<'r> {
     #[doc(hidden)]
     Sqlite(&'r rusqlite::Row<'r>),
@@ -280,7 +280,7 @@ impl Row<'_> {
     /// Returns the value of the column at index `at`, counted from 0.
     ///
     /// # Errors
-    /// Returns [`Error::Fault`] if the column does not hold a value of type `T`.
+    /// Returns [`Error::Fault`] if the column does not contain a value of type `T`.
     pub fn get<T: Column>(&self, at: usize) -> Result<T, Error> {
         T::from_row(self, at)
     }
@@ -291,7 +291,7 @@ pub trait Column: Sized {
     /// Reads the column at index `at`.
     ///
     /// # Errors
-    /// Returns [`Error::Fault`] if the column does not hold such a value.
+    /// Returns [`Error::Fault`] if the column does not contain such a value.
     fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error>;
 }
 
@@ -368,7 +368,7 @@ impl Column for Timestamp {
     }
 }
 
-/// Milliseconds; none where the number is negative.
+/// Reads milliseconds. A negative number is read as zero.
 impl Column for Duration {
     fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
         Ok(Self::from_millis(u64::try_from(row.get::<i64>(at)?).unwrap_or(0)))

@@ -1,4 +1,4 @@
-//! Batches of scanned events, and conditions and failures of the transactions that process them.
+//! Batches of scanned events, and the failures of the transactions that process them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,33 +11,35 @@ use crate::HandlerError;
 use crate::failures::{DueRetry, MAX_PENDING, Pending};
 use crate::rows::{self, PendingRow};
 
-/// Position and id of the last scanned event. If another event is at that position later, a failover has
-/// replaced the log.
+/// Position and id of the last scanned event. If the log has another event at that position later, a failover
+/// has replaced the log.
 pub(super) type LogEnd = (i64, Uuid);
 
 /// State of the consumer in the database.
 pub(super) struct View {
     pub cursor: i64,
-    /// True if the events scanned before are still in the log.
+    /// True if the events that were scanned earlier are still in the log.
     pub is_scan_valid: bool,
     pub pending: Pending,
-    /// Due retry with its event; the event is missing if a failover has undone it.
+    /// Failure whose retry is due, and its event. The event is `None` if a failover or retention has removed
+    /// it.
     pub due: Option<(DueRetry, Option<SequencedEvent>)>,
     /// Next events; `None` while too many failures are pending.
     pub scan: Option<EventScan>,
 }
 
-/// Part of a scan to be processed in one transaction.
+/// Events of a scan that are processed in one transaction.
 pub(super) struct Batch {
     /// Events for the handler.
     pub events: Vec<SequencedEvent>,
     /// Events deferred because their subject has an earlier failure.
     pub deferred: Vec<SequencedEvent>,
-    /// Last event of the batch. Every event up to it is in one of the two lists or of another kind.
+    /// Last event of the batch. Every event up to it is in `events` or `deferred`, or is of a kind that the
+    /// consumer does not handle.
     pub end: Option<LogEnd>,
 }
 
-/// Failure of a delivering transaction.
+/// Failure of a transaction that delivers events.
 #[derive(Debug, Error)]
 pub enum DeliveryError {
     /// The database or a statement of the handler failed.
@@ -64,14 +66,14 @@ impl From<HandlerError> for DeliveryError {
 pub(super) enum FailedTransaction {
     /// The handler cannot handle these events.
     Handler(String),
-    /// The view is outdated.
+    /// The cursor, the lease or the log has changed since the state was read.
     Changed,
     /// The database failed; a later attempt may succeed.
     Database(Error),
 }
 
-/// Takes events from a scan until `limit` of them are for the handler, or the maximum number of pending
-/// failures is reached.
+/// Returns the first events of a scan as a batch. The batch ends after `limit` events for the handler, or
+/// when its deferred events reach the maximum number of pending failures.
 pub(super) fn take_batch(scan: EventScan, pending: &Pending, limit: usize) -> Batch {
     let blocked = pending.subjects();
     let may_defer = usize::try_from(MAX_PENDING).unwrap_or(0).saturating_sub(pending.0.len()).max(1);
@@ -91,7 +93,8 @@ pub(super) fn take_batch(scan: EventScan, pending: &Pending, limit: usize) -> Ba
     batch
 }
 
-/// Fails unless `end` is still in the log: a failover may have given its position to another event.
+/// Returns [`DeliveryError::Changed`] unless the event `end` is still in the log. After a failover, another
+/// event can have its position.
 pub(super) fn ensure_same_log(tx: &Tx<'_>, end: Option<LogEnd>) -> Result<(), DeliveryError> {
     match end {
         Some((position, id)) => ensure_current(event_id_at(tx, position)? == Some(id)),
@@ -113,7 +116,7 @@ pub(super) fn ensure_current(is_current: bool) -> Result<(), DeliveryError> {
     if is_current { Ok(()) } else { Err(DeliveryError::Changed) }
 }
 
-/// Classifies an error. `handler_called` tells whether the handler was called.
+/// Classifies an error of a transaction. `handler_called` is true if the transaction called the handler.
 pub(super) fn classify(error: DeliveryError, handler_called: &AtomicBool) -> FailedTransaction {
     match error {
         DeliveryError::Changed => FailedTransaction::Changed,

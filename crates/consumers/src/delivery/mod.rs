@@ -21,16 +21,17 @@ pub use self::batch::DeliveryError;
 
 /// Maximum number of events per call of a handler.
 const MAX_BATCH: usize = 500;
-/// Number of log rows read at once, of any kind.
+/// Number of rows of the log read at once. Rows of all kinds count.
 const SCANNED_ROWS: i64 = 500;
-/// Number of skipped events after which the cursor is written even though nothing was handled.
+/// Number of skipped events after which the cursor is written even though no event was handled.
 const MAX_UNWRITTEN: i64 = 5_000;
-/// Time after which the cursor is written even though nothing was handled.
+/// Time after which the cursor is written even though no event was handled.
 const WRITE_INTERVAL: Duration = seconds(5);
-/// Target duration of a transaction, which may block others. If one takes longer, the batch size is halved.
+/// Target duration of a transaction, because it can block other transactions. If one takes longer, the batch
+/// size is halved.
 const MAX_TRANSACTION_TIME: Duration = Duration::from_millis(100);
-/// Number of consecutive database errors with a single event after which they count as a failure of its
-/// handler, provided that the database accepts the record of it.
+/// Number of consecutive database errors with a single event after which the event counts as failed, provided
+/// that the failure can be written to the database.
 const MAX_ERRORS_ALONE: u32 = 5;
 
 /// Delivery of events to one consumer by one node.
@@ -41,13 +42,13 @@ pub struct Delivery<W> {
     node: String,
     /// Cursor in the database, as last read by this node.
     cursor: Option<i64>,
-    /// Last event scanned after the cursor; no event up to it is waiting to be handled.
+    /// Last event scanned after the cursor. No event between the cursor and it has to be handled.
     scanned: Option<LogEnd>,
-    /// Time at which the cursor was last written, or found to have been moved.
+    /// Time at which this node last wrote the cursor, or found that the cursor was moved.
     written_at: Timestamp,
     /// Current batch size; halved while transactions fail or take too long.
     batch: usize,
-    /// True if the next step prefers a retry to new events.
+    /// True if the next step retries a due failure before it delivers new events.
     prefers_retry: bool,
     /// Number of consecutive database errors with a single event.
     errors_alone: u32,
@@ -56,20 +57,20 @@ pub struct Delivery<W> {
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Something was done, and there may be more.
+    /// Work was done, and more may follow.
     More {
         /// Number of events handled.
         handled: usize,
         /// True if an event was dead-lettered.
         dead_lettered: bool,
     },
-    /// The cursor, the lease or the log has changed meanwhile, and nothing was done.
+    /// Nothing was done, because the cursor, the lease or the log has changed since it was read.
     Outdated,
-    /// There is nothing to do until an event arrives, or until this time.
+    /// No work is due until an event arrives, or until the time in `until`.
     Idle {
         /// Time of the next retry, or of the next write of the cursor.
         until: Option<Timestamp>,
-        /// True if events of other kinds were skipped.
+        /// True if events of kinds that the consumer does not handle were skipped.
         has_skipped: bool,
     },
     /// Another node holds the lease, or the consumer has no cursor.
@@ -102,11 +103,11 @@ impl<W: Transactions> Delivery<W> {
         self.consumer.name
     }
 
-    /// Retries a due failed event or delivers the next batch, alternating between the two.
+    /// Retries a due failed event or delivers the next batch. If both are due, it alternates between them.
     ///
     /// # Errors
-    /// Returns the error of the database. Either nothing has changed, or the next step detects that this one
-    /// was completed.
+    /// Returns the error of the database. After an error, the transaction was either rolled back or
+    /// committed; the next step detects which.
     pub async fn step(&mut self) -> Result<Progress, Error> {
         let Some(view) = self.read().await? else { return Ok(Progress::NotOwner) };
         if !view.is_scan_valid || self.cursor != Some(view.cursor) {
@@ -135,7 +136,7 @@ impl<W: Transactions> Delivery<W> {
         self.transactions.sources().clock.now()
     }
 
-    /// Reads the state. Returns `None` if this node does not hold the lease.
+    /// Reads the state of the consumer. Returns `None` if this node does not hold the lease.
     async fn read(&self) -> Result<Option<View>, Error> {
         let (consumer, node, now) = (self.consumer.clone(), self.node.clone(), self.now());
         let (known, scanned) = (self.cursor, self.scanned);
@@ -199,7 +200,8 @@ impl<W: Transactions> Delivery<W> {
         }
     }
 
-    /// Counts a database error with a single event. Returns true after [`MAX_ERRORS_ALONE`] in a row.
+    /// Counts a database error, if the batch has a single event. Returns true after [`MAX_ERRORS_ALONE`]
+    /// errors in a row.
     fn is_event_suspect(&mut self, count: usize) -> bool {
         self.errors_alone += u32::from(count == 1);
         self.errors_alone >= MAX_ERRORS_ALONE
@@ -240,7 +242,8 @@ impl<W: Transactions> Delivery<W> {
         written.map_err(|error| classify(error, handler_called))
     }
 
-    /// Skips events of other kinds. The cursor is written at intervals only.
+    /// Skips events of other kinds. Writes the cursor only after [`WRITE_INTERVAL`] or [`MAX_UNWRITTEN`]
+    /// events.
     async fn skip_events(&mut self, cursor: i64, pending: &Pending) -> Result<Progress, Error> {
         let due_at = self.written_at + WRITE_INTERVAL;
         let unwritten = self.scanned.filter(|(position, _)| *position > cursor);
@@ -262,7 +265,8 @@ impl<W: Transactions> Delivery<W> {
         Ok(Progress::Idle { until, has_skipped: false })
     }
 
-    /// Runs a transaction without the handler. Returns false if the view is outdated.
+    /// Runs a transaction that does not call the handler. Returns false if the cursor, the lease or the log
+    /// has changed.
     async fn commit<F>(&self, run: F) -> Result<bool, Error>
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<(), DeliveryError> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Failed events: recording a failure, retrying it, and dead-lettering after the last attempt.
+//! Failed events: records failures, retries the events, and dead-letters them after the last attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +50,7 @@ impl<W: Transactions> Delivery<W> {
     ) -> Result<Progress, Error> {
         let (consumer, node) = (self.consumer.clone(), self.node.clone());
         if !consumer.handles(&event.kind) {
-            // A newer build handled this kind.
+            // Another build handled this kind.
             let reason = format!("this build does not handle {}", event.kind);
             return self.record_failed_retry(cursor, due, &reason).await;
         }

@@ -1,4 +1,4 @@
-//! Delivery: which events a consumer receives, in which order, and how often.
+//! Tests of deliveries: which events a consumer receives, in which order, and how often.
 
 use kith_consumers::{Progress, StartAt, delete_undeclared};
 use kith_kernel::seconds;
@@ -9,12 +9,12 @@ use crate::support::{Node, Poison, recorder};
 
 contract! {
     events_are_handled_once_in_order
-    faults_before_cursor_commit_repeat_nothing
-    unavailable_database_counts_no_attempt
+    faults_before_cursor_commit_do_not_repeat_events
+    failed_commit_does_not_count_as_attempt
     events_skipped_before_failover_are_read_again
     cursor_never_passes_the_end_of_the_log
-    new_consumer_starts_at_now_or_at_the_beginning
-    other_kinds_are_skipped_without_individual_writes
+    new_consumer_starts_after_last_event_or_at_oldest
+    cursor_is_not_written_for_each_skipped_event
     cursor_of_an_undeclared_consumer_is_deleted
     moved_cursor_or_lost_lease_rolls_back_batch
     event_replaced_by_a_failover_is_not_handled
@@ -42,8 +42,9 @@ async fn events_are_handled_once_in_order(node: Node) {
     assert_eq!(node.run(&mut delivery).await, 0);
 }
 
-/// Crashes between the handler's changes and the commit of the cursor, and lost responses to the commit.
-async fn faults_before_cursor_commit_repeat_nothing(node: Node) {
+/// The faults are a lost connection or a full disk at each statement, a failed commit, and a lost response to
+/// a commit.
+async fn faults_before_cursor_commit_do_not_repeat_events(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     let mut faults: Vec<Fault> = (1..=8).map(|n| Fault::ConnectionLost { at_statement: n }).collect();
@@ -67,7 +68,7 @@ async fn faults_before_cursor_commit_repeat_nothing(node: Node) {
     assert_eq!(node.status("first").await.pending, 0, "a database fault does not count as a failed attempt");
 }
 
-async fn unavailable_database_counts_no_attempt(node: Node) {
+async fn failed_commit_does_not_count_as_attempt(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     node.emit("thing.done", &[1]).await;
@@ -80,21 +81,22 @@ async fn unavailable_database_counts_no_attempt(node: Node) {
     assert_eq!(node.handled("first").await, [1]);
 }
 
-/// A failover to a replica without the last events: events that were skipped, but not yet recorded in the
-/// cursor, are replaced by others.
+/// Events were skipped, but the cursor was not written yet. Then a failover to a replica without these events
+/// replaces them with others.
 async fn events_skipped_before_failover_are_read_again(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     node.emit("other.done", &[1, 2, 3]).await;
     node.run(&mut delivery).await;
     assert_eq!(node.cursor("first").await, 0);
-    // The same number of events with other ids, and the second one of another kind.
+    // The log has the same number of events with other ids, and the second event is of a kind that is
+    // handled.
     node.replace_events(&[("other.done", 1), ("thing.done", 2), ("other.done", 3)]).await;
     node.run(&mut delivery).await;
     assert_eq!(node.handled("first").await, [2]);
 }
 
-/// The log of the new primary is shorter than what was read from the old one.
+/// After a failover, the log of the new primary is shorter than the log that was read before.
 async fn cursor_never_passes_the_end_of_the_log(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
@@ -109,13 +111,13 @@ async fn cursor_never_passes_the_end_of_the_log(node: Node) {
     assert_eq!((node.handled("first").await, node.cursor("first").await), (vec![1], 1));
 }
 
-async fn new_consumer_starts_at_now_or_at_the_beginning(node: Node) {
+async fn new_consumer_starts_after_last_event_or_at_oldest(node: Node) {
     node.emit("thing.done", &[1, 2]).await;
     let from_now = recorder("from-now", StartAt::Now, Poison::default());
     let from_beginning = recorder("from-beginning", StartAt::Beginning, Poison::default());
     let (mut now, mut beginning) = (node.delivery(&from_now).await, node.delivery(&from_beginning).await);
     node.emit("thing.done", &[3]).await;
-    // Declared again, as at every start: the cursors stay.
+    // The consumers are declared again, as at every start. This does not change their cursors.
     node.declare(&[from_now, from_beginning]).await;
     node.run(&mut now).await;
     node.run(&mut beginning).await;
@@ -123,7 +125,7 @@ async fn new_consumer_starts_at_now_or_at_the_beginning(node: Node) {
     assert_eq!(node.handled("from-beginning").await, [1, 2, 3]);
 }
 
-async fn other_kinds_are_skipped_without_individual_writes(node: Node) {
+async fn cursor_is_not_written_for_each_skipped_event(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     node.emit("other.done", &[1, 2]).await;

@@ -1,4 +1,4 @@
-//! Consumers running in the background.
+//! Tests of consumers that run in the background.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ contract! {
     counts_and_samples_cover_every_consumer
 }
 
-/// Waits until a consumer has handled these positions.
+/// Waits until the consumer `first` has handled exactly these positions.
 async fn wait(node: &Node, expected: &[i64]) {
     let waited = tokio::time::timeout(Duration::from_secs(60), async {
         let mut interval = tokio::time::interval(Duration::from_millis(2));
@@ -51,13 +51,13 @@ async fn another_node_takes_over_after_stop(node: Node) {
     wait(&node, &[1]).await;
     let taking_over = other.consumers(&[consumer]).start();
     running.stop().await;
-    // The clock stands still, so only a released lease can be acquired.
+    // The clock does not advance, so no lease can expire: the other node needs a released lease.
     node.emit("thing.done", &[1]).await;
     wait(&node, &[1, 2]).await;
     taking_over.stop().await;
 }
 
-/// A task that panicked outside the handler kept its lease and was never started again.
+/// Covers a past fault: a task that panicked outside the handler kept its lease and was never started again.
 async fn delivery_that_panics_is_started_again(node: Node) {
     let set = Arc::new(ConsumerSet::new(recorders(), "node".to_owned()));
     let consumers = Consumers::new(node.on.clone(), Arc::clone(&set));
@@ -66,7 +66,7 @@ async fn delivery_that_panics_is_started_again(node: Node) {
     node.on.panic_next(3);
     node.emit("thing.done", &[1]).await;
     wait(&node, &[1]).await;
-    // The counter follows the commit.
+    // The counter is increased after the commit, so the test has to wait for it.
     let counted = tokio::time::timeout(Duration::from_secs(60), async {
         let mut interval = tokio::time::interval(Duration::from_millis(2));
         while set.counts()[0].handled == 0 {
@@ -83,7 +83,7 @@ async fn delivery_that_panics_is_started_again(node: Node) {
 
 async fn another_node_takes_over_from_a_delivery_that_panics(node: Node) {
     if !node.is_postgres() {
-        return; // One process has the file.
+        return; // Only one process can use a SQLite file.
     }
     let other = node.second().await;
     let consumers = node.consumers(&recorders());
@@ -93,7 +93,7 @@ async fn another_node_takes_over_from_a_delivery_that_panics(node: Node) {
     wait(&node, &[1]).await;
     let taking_over = other.consumers(&recorders()).start();
     node.on.panic_next(usize::MAX);
-    // The clock stands still: only a released lease can be acquired.
+    // The clock does not advance, so no lease can expire: the other node needs a released lease.
     node.emit("thing.done", &[1]).await;
     wait(&node, &[1, 2]).await;
     running.stop().await;

@@ -1,4 +1,4 @@
-//! Events that a handler fails to handle.
+//! Tests of events that a handler fails to handle.
 
 use kith_consumers::{
     Consumer, HandlerError, MAX_ATTEMPTS, MAX_PENDING, StartAt, Transactions, list_dead_letters,
@@ -10,18 +10,18 @@ use kith_store::{Error, NewEvent, Query, contract};
 use crate::support::{Node, Poison, record, recorder};
 
 contract! {
-    poison_event_is_dead_lettered_and_delays_no_other_subject
+    poison_event_is_dead_lettered_and_others_are_not_delayed
     later_events_of_a_failed_subject_wait_for_it
     recovered_event_is_handled_before_later_ones_of_subject
-    failed_event_leaves_nothing_behind
-    every_kind_of_failure_counts
+    changes_of_failed_handler_are_rolled_back
+    error_panic_and_rejected_write_count_as_failures
     failure_of_removed_event_is_deleted
-    cursor_stops_while_too_many_subjects_wait
-    subject_that_always_fails_delays_no_other
+    cursor_stops_at_maximum_of_pending_failures
+    failing_subject_does_not_delay_other_subjects
     event_that_the_database_always_rejects_is_dead_lettered
 }
 
-async fn poison_event_is_dead_lettered_and_delays_no_other_subject(node: Node) {
+async fn poison_event_is_dead_lettered_and_others_are_not_delayed(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([3]));
     let mut delivery = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2, 3, 4, 5, 6]).await;
@@ -74,8 +74,8 @@ async fn recovered_event_is_handled_before_later_ones_of_subject(node: Node) {
     assert_eq!((status.pending, status.dead_letters), (0, 0));
 }
 
-async fn failed_event_leaves_nothing_behind(node: Node) {
-    // The recorder writes before it fails.
+async fn changes_of_failed_handler_are_rolled_back(node: Node) {
+    // The handler of `recorder` writes a row before it fails.
     let consumer = recorder("first", StartAt::Beginning, Poison::at(1..=40));
     let mut delivery = node.delivery(&consumer).await;
     let subjects: Vec<u128> = (1..=40).collect();
@@ -85,7 +85,7 @@ async fn failed_event_leaves_nothing_behind(node: Node) {
     assert_eq!(node.status("first").await.pending, 40);
 }
 
-async fn every_kind_of_failure_counts(node: Node) {
+async fn error_panic_and_rejected_write_count_as_failures(node: Node) {
     let consumer = Consumer::new("first", &["thing.*"], StartAt::Beginning, |tx, ctx, events| {
         for event in events {
             match event.position {
@@ -95,7 +95,7 @@ async fn every_kind_of_failure_counts(node: Node) {
                     tx.exec("INSERT INTO handled (n, consumer, position) VALUES (1, 'first', 3)", &[])?;
                 }
                 4 => {
-                    // Detected only at commit.
+                    // This fault is only detected when the transaction commits.
                     let subject = Uuid::nil();
                     let payload = serde_json::json!({ "text": "\0" });
                     let kind = "thing\0done";
@@ -146,7 +146,7 @@ async fn emit_many(node: &Node, count: i64, subject: impl Fn(i64) -> u128 + Copy
     node.placed(before + count).await;
 }
 
-async fn cursor_stops_while_too_many_subjects_wait(node: Node) {
+async fn cursor_stops_at_maximum_of_pending_failures(node: Node) {
     let poison = Poison::at(1..=MAX_PENDING + 50);
     let consumer = recorder("first", StartAt::Beginning, poison.clone());
     let mut delivery = node.delivery(&consumer).await;
@@ -163,8 +163,8 @@ async fn cursor_stops_while_too_many_subjects_wait(node: Node) {
     assert_eq!(handled, (1..=MAX_PENDING + 50).collect::<Vec<_>>());
 }
 
-/// All events of one subject fail, and there are more of them than may be pending.
-async fn subject_that_always_fails_delays_no_other(node: Node) {
+/// All 540 events of one subject fail. At most 100 events of a subject may be pending.
+async fn failing_subject_does_not_delay_other_subjects(node: Node) {
     let poison = Poison::at((1..=600).filter(|position| position % 10 != 0));
     let consumer = recorder("first", StartAt::Beginning, poison);
     let mut delivery = node.delivery(&consumer).await;
@@ -176,7 +176,7 @@ async fn subject_that_always_fails_delays_no_other(node: Node) {
     assert_eq!((node.cursor("first").await, status.pending + status.dead_letters), (600, 540));
 }
 
-/// The handler's transaction fails each time although the database works.
+/// The handler returns a database error each time, although the database works.
 async fn event_that_the_database_always_rejects_is_dead_lettered(node: Node) {
     let consumer = Consumer::new("first", &["thing.*"], StartAt::Beginning, |tx, _, events| {
         for event in events {

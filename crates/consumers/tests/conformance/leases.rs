@@ -1,4 +1,4 @@
-//! Leases: one node delivers to a consumer, and another takes over when the lease expires.
+//! Tests of leases: only one node delivers to a consumer, and another node takes over when the lease expires.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::support::{Node, Poison, recorder};
 contract! {
     lease_from_clock_ahead_is_ignored
     one_node_delivers_at_a_time
-    resumed_former_owner_changes_nothing
+    former_lease_owner_cannot_deliver_after_resume
     restarted_process_delivers_immediately
 }
 
 async fn one_node_delivers_at_a_time(node: Node) {
     if !node.is_postgres() {
-        return; // One process has the file.
+        return; // Only one process can use a SQLite file.
     }
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     node.declare(std::slice::from_ref(&consumer)).await;
@@ -47,13 +47,13 @@ async fn lease_from_clock_ahead_is_ignored(node: Node) {
     assert_eq!(node.consumers(&[consumer]).run_due().await.unwrap(), 1);
 }
 
-/// Two deliveries that both believe to hold the lease, one of which was stopped for a while.
-async fn resumed_former_owner_changes_nothing(node: Node) {
+/// Two nodes assume that they hold the lease, because one of them was stopped for a while.
+async fn former_lease_owner_cannot_deliver_after_resume(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([2]));
     let mut frozen = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2]).await;
     assert_eq!(frozen.step().await.unwrap(), Progress::More { handled: 0, dead_lettered: false });
-    // The lease passes between the read and the transaction of the frozen node.
+    // Another node acquires the lease between the read and the transaction of the frozen node.
     node.on.interpose(&["UPDATE consumers SET owner = 'other'"]);
     assert_eq!(frozen.step().await.unwrap(), Progress::Outdated);
     assert_eq!(frozen.step().await.unwrap(), Progress::NotOwner);
@@ -66,7 +66,7 @@ async fn restarted_process_delivers_immediately(node: Node) {
     node.emit("thing.done", &[1]).await;
     assert_eq!(node.consumers(std::slice::from_ref(&consumer)).run_due().await.unwrap(), 1);
     if node.is_postgres() {
-        // Killed, it leaves a lease that runs out; stopped, it gives its leases up.
+        // A killed process leaves a lease that expires later; a stopped process releases its leases.
         let released = node.on.store.write(|tx| {
             tx.exec("UPDATE consumers SET leased_until = 0", &[]).map(drop)?;
             Ok::<_, Error>(())

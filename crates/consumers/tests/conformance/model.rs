@@ -1,5 +1,5 @@
-//! Random sequences of events, poison, faults and lost leases: each event is handled exactly once or
-//! dead-lettered, in order of position within its subject.
+//! Model test: after random sequences of events, poison, faults and lost leases, each event is handled
+//! exactly once or dead-lettered, in order of position within its subject.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,11 +19,11 @@ contract! {
 
 #[derive(Clone, Debug)]
 enum Action {
-    /// Emit events with these subjects; the flag makes an event of a kind that the consumer does not handle.
+    /// Emit one event per entry: its subject, and true if the consumer does not handle the kind of the event.
     Emit(Vec<(u8, bool)>),
-    /// Take a number of steps.
+    /// Run this number of delivery steps.
     Step(u8),
-    /// Inject a database fault, then take steps.
+    /// Inject the database fault with this number, then run delivery steps.
     Fault(u8),
     /// Move the lease to another node between a read and a transaction.
     LoseLease,

@@ -1,4 +1,4 @@
-//! Processes that emit and deliver until they are killed (SIGKILL), wherever they are in their work.
+//! Test with processes that emit and deliver events until they are killed (SIGKILL) at an arbitrary moment.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -20,17 +20,17 @@ contract! {
 }
 
 const CONSUMER: &str = "first";
-/// Database of the processes: an address, or a folder of SQLite.
+/// Environment variable with the database of the processes: a PostgreSQL URL, or a folder of SQLite.
 const DATABASE: &str = "KITH_TEST_CONSUMER_DATABASE";
-/// Line that a process prints for each batch that its handler is given.
+/// Line that a process prints when its handler is called with a batch.
 const BATCH_LINE: &str = "a batch";
-/// Batches of a process before it is killed.
+/// Number of batches that a process handles before it is killed.
 const BATCHES: usize = 20;
-/// Long enough for a takeover on a busy machine.
+/// Maximum time to wait. It is long enough for a takeover on a busy machine.
 const MAX_WAIT: Duration = Duration::from_secs(120);
 
-/// On PostgreSQL the second process runs beside the first one and takes over from it; SQLite's file belongs
-/// to one process.
+/// On PostgreSQL the second process starts while the first one runs, and takes over from it. A SQLite file
+/// can be used by one process only, so there the second process starts afterwards.
 async fn killed_processes_lose_no_event_and_handle_none_twice(node: Node) {
     let is_postgres = node.is_postgres();
     node.on.store.close().await;
@@ -66,7 +66,7 @@ async fn killed_processes_lose_no_event_and_handle_none_twice(node: Node) {
     store.close().await;
 }
 
-/// Number of events that were emitted and not handled.
+/// Returns the number of events that were emitted and not handled.
 async fn unhandled(store: &Store) -> i64 {
     let sql = "SELECT (SELECT COUNT(*) FROM outbox) - (SELECT COUNT(*) FROM handled)";
     let count: Result<Option<i64>, Error> = store.read(move |q| q.one(sql, &[], |row| row.get(0))).await;
@@ -107,7 +107,7 @@ fn consumers(on: Plain) -> Consumers<Plain> {
     Consumers::new(on, Arc::new(ConsumerSet::new(vec![recorder], node)))
 }
 
-/// [`delivers_until_it_is_killed`] in a process of its own, which goes with this value.
+/// Separate process that runs [`delivers_until_it_is_killed`]. Dropping this value kills the process.
 struct Process {
     child: Child,
     batches: mpsc::Receiver<()>,
@@ -130,7 +130,7 @@ impl Process {
         Self { child, batches }
     }
 
-    /// Waits until the process has received `batches` more batches.
+    /// Waits until the process has handled `batches` more batches.
     async fn deliver(&mut self, batches: usize) {
         let waited = tokio::task::block_in_place(|| {
             (0..batches).try_for_each(|_| self.batches.recv_timeout(MAX_WAIT))
@@ -150,7 +150,7 @@ impl Drop for Process {
     }
 }
 
-/// Not a test by itself: what the processes above run.
+/// Code that the processes above run. As a normal test it does nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn delivers_until_it_is_killed() {
     let Ok(place) = std::env::var(DATABASE) else { return };
@@ -170,7 +170,7 @@ async fn delivers_until_it_is_killed() {
     emitters.join_all().await;
 }
 
-/// Emits events about a few subjects, each in a transaction of its own, until the process is killed.
+/// Emits events about seven subjects, each event in its own transaction, until the process is killed.
 async fn emit(on: Plain, emitter: u128) {
     for round in 0..50_000 {
         let (ctx, subject) = (on.ctx("test"), Uuid::from_u128((emitter + round) % 7));

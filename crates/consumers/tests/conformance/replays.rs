@@ -1,4 +1,4 @@
-//! Replays: events delivered again on request.
+//! Tests of replays: events are delivered again on request.
 
 use kith_consumers::{MAX_ATTEMPTS, ReplayError, ReplayFrom, StartAt, replay, retry_dead_letters};
 use kith_kernel::{minutes, seconds};
@@ -7,7 +7,7 @@ use kith_store::contract;
 use crate::support::{BEGINNING, Node, Poison, recorder};
 
 contract! {
-    replay_delivers_again_from_a_position_a_time_or_the_beginning
+    replay_starts_at_position_time_or_beginning
     replay_never_skips_events
     dead_letters_are_retried_on_request
     unknown_consumers_and_positions_are_rejected
@@ -17,7 +17,7 @@ async fn play(node: &Node, from: ReplayFrom) -> Result<i64, ReplayError> {
     node.on.store.write(move |tx| replay(tx, "first", from)).await
 }
 
-async fn replay_delivers_again_from_a_position_a_time_or_the_beginning(node: Node) {
+async fn replay_starts_at_position_time_or_beginning(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     for _ in 0..4 {

@@ -33,7 +33,7 @@ pub struct Node {
     pub database: Arc<TestDatabase>,
 }
 
-/// Plain transactions, optionally preceded by statements that a test requests.
+/// Transactions on the store. A test can request statements that run before one of them, or panics.
 #[derive(Clone)]
 pub struct Plain {
     pub store: Store,
@@ -52,7 +52,7 @@ impl Plain {
         *self.before_write.lock().unwrap() = statements.to_vec();
     }
 
-    /// Makes the next `times` deliveries panic before they write.
+    /// Makes the next `times` transactions of deliveries panic before they write.
     pub fn panic_next(&self, times: usize) {
         self.panics.store(times, Ordering::SeqCst);
     }
@@ -150,7 +150,7 @@ impl Node {
         self.placed(before + i64::try_from(subjects.len()).unwrap()).await;
     }
 
-    /// Replaces the log with events of these kinds and subjects, as a failover to a replica can.
+    /// Replaces the log with events of these kinds and subjects, as a failover to a replica can do.
     pub async fn replace_events(&self, events: &[(&'static str, u128)]) {
         let last = self.on.store.last_position().await.unwrap();
         let subjects: Vec<_> = events.to_vec();
@@ -183,7 +183,7 @@ impl Node {
         self.on.store.write(move |tx| declare(tx, &consumers, now)).await.unwrap();
     }
 
-    /// Returns the consumers of another process on this node.
+    /// Returns the consumers of another process with the same store and clock.
     pub fn consumers(&self, consumers: &[Consumer]) -> Consumers<Plain> {
         let set = ConsumerSet::new(consumers.to_vec(), self.on.sources.ids.next(BEGINNING).to_string());
         // With a poll interval of one hour, a lost notification makes the test fail.
@@ -218,7 +218,7 @@ impl Node {
         }
     }
 
-    /// Steps until nothing is due, and returns the number of events handled.
+    /// Runs delivery steps until no more are due, and returns the number of events handled.
     pub async fn run(&self, delivery: &mut Delivery<Plain>) -> usize {
         let mut handled = 0;
         loop {
@@ -278,7 +278,7 @@ impl Poison {
     }
 }
 
-/// Creates a consumer of `thing.*` that records what it handles, and then fails for poisoned events.
+/// Creates a consumer of `thing.*` that records each event, and then fails if its position is poisoned.
 pub fn recorder(name: &'static str, start: StartAt, poison: Poison) -> Consumer {
     Consumer::new(name, &["thing.*"], start, move |tx, _, events| {
         for event in events {

@@ -1,4 +1,4 @@
-//! Worker processes that share one database, each started from this program.
+//! Benchmark of several worker processes on one database. Each process is started from this program.
 
 use std::env;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use super::Error;
 use super::engine::{Engine, now, pause};
 
-/// Interval at which a process reports how much it has run.
+/// Interval at which a worker process prints the number of jobs that it has run.
 const REPORT_INTERVAL_MS: u64 = 5;
 
 struct Process {
@@ -22,7 +22,7 @@ struct Process {
 }
 
 impl Process {
-    /// Starts a process and waits until it is connected.
+    /// Starts a process and waits until it has opened the database.
     async fn start(place: &[String]) -> Result<Self, Error> {
         let mut command = Command::new(env::current_exe()?);
         command.args(["--row", "child"]).args(place).kill_on_drop(true);
@@ -50,7 +50,8 @@ impl Process {
     }
 }
 
-/// Measures the time from the common start until no job is left.
+/// Measures the jobs per second of several worker processes, from their common start until all jobs have
+/// ended.
 pub async fn workers(engine: &Engine, jobs: u64, processes: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     let mut all = Vec::new();
@@ -76,7 +77,8 @@ pub async fn workers(engine: &Engine, jobs: u64, processes: u64) -> Result<Value
     Ok(json!({ "rate_per_s": rate, "workers": processes, "each_ran": each }))
 }
 
-/// Worker process: reports that it is ready, starts to work on a command, and ends on a command.
+/// Runs a worker process: prints that it is ready, starts to work after the command `go`, and ends after the
+/// next command.
 pub async fn child(engine: &Engine) -> Result<Value, Error> {
     let mut orders = BufReader::new(tokio::io::stdin()).lines();
     println!("ready");

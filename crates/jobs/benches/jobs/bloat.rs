@@ -1,4 +1,5 @@
-//! Pages that a claim touches on PostgreSQL after many jobs came and went, while an old snapshot may be open.
+//! Benchmark: number of pages that a claim reads on PostgreSQL after many jobs were enqueued and completed,
+//! possibly while another session holds an old snapshot.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,12 +10,12 @@ use serde_json::{Value, json};
 use super::Error;
 use super::engine::{Engine, QUEUE, now, pause, wall};
 
-/// Maximum number of jobs present at once: dead rows are measured, not live ones.
+/// Maximum number of jobs in the table at once, so that dead rows are measured and not live rows.
 const AT_ONCE: u64 = 20_000;
 /// Number of jobs that the explained claim finds.
 const FOUND: u64 = 100;
 
-/// Runs `jobs` jobs, then explains one claim with the watermarks that a process would have.
+/// Runs `jobs` jobs, then explains one claim with the watermarks that a running process would use.
 pub async fn bloat(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     let (workers, ran) = engine.work(|_| {}).await?;
@@ -30,7 +31,7 @@ pub async fn bloat(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.worked(&ran, jobs).await?;
     let rate = jobs as f64 / began.elapsed().as_secs_f64();
     workers.stop().await;
-    // No job below this is ready; a claim that finds nothing records the same watermark.
+    // No job below this watermark is ready. A claim that finds no job records the same watermark.
     let mark = oldest_transaction(engine).await?;
     engine.in_bulk(FOUND, None).await?;
     let plan = explain(engine, mark).await?;
@@ -50,7 +51,8 @@ async fn oldest_transaction(engine: &Engine) -> Result<i64, Error> {
     oldest.ok_or_else(|| "no transaction is the oldest".into())
 }
 
-/// Returns the number of dead rows of the table that are not vacuumed, according to the statistics.
+/// Returns the number of dead rows of the table `jobs` that are not vacuumed, according to PostgreSQL's
+/// statistics.
 async fn dead_rows(engine: &Engine) -> Result<Option<i64>, Error> {
     pause(1_000).await;
     let sql = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'jobs'";
@@ -94,8 +96,8 @@ async fn explain(engine: &Engine, mark: i64) -> Result<Vec<String>, Error> {
     Ok(lines)
 }
 
-/// Returns the pages that the whole statement touched. The first line of buffers in the plan includes those
-/// below.
+/// Returns the number of pages that the whole statement read. The first line with buffers in the plan
+/// includes the lines below it.
 fn buffers(plan: &[String]) -> Option<u64> {
     let line = plan.iter().map(|line| line.trim()).find(|line| line.starts_with("Buffers: shared"))?;
     let touched = line.split(' ').filter_map(|word| word.strip_prefix("hit=").or(word.strip_prefix("read=")));

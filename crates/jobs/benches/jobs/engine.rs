@@ -1,4 +1,4 @@
-//! The engine on one database, with the same no-op work as the peers.
+//! Job engine on one database, with jobs that do nothing, as in the benchmarks of the peers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 
 use super::{Args, Error};
 
-/// Number of concurrent enqueueing callers.
+/// Number of concurrent callers that enqueue one job at a time.
 pub const CALLERS: u64 = 64;
-/// Number of jobs running at once in a process.
+/// Number of jobs that a process runs concurrently.
 pub const CONCURRENCY: usize = 50;
 /// Number of jobs per bulk call.
 pub const BATCH: u64 = 1_000;
@@ -28,13 +28,13 @@ const WARM_UP: u64 = 2_000;
 pub const QUEUE: &str = "bench";
 const KIND: &str = "bench.noop";
 
-/// Open engine.
+/// Job engine on an open database, and the arguments with which another process opens it.
 pub struct Engine {
     pub jobs: Jobs,
     pub place: Vec<String>,
 }
 
-/// Number of jobs that a worker has run.
+/// Number of jobs that the workers of this process have run.
 #[derive(Clone, Default)]
 pub struct Ran(Arc<AtomicU64>);
 
@@ -45,7 +45,7 @@ impl Ran {
 }
 
 impl Engine {
-    /// Opens the engine on `--data FOLDER` or `--database URL`, and creates the tables if absent.
+    /// Opens the engine on `--data FOLDER` or `--database URL`, and creates missing tables.
     pub async fn open(args: &Args) -> Result<Self, Error> {
         let (place, engine) = match args.text("database") {
             Ok(url) => {
@@ -72,7 +72,7 @@ impl Engine {
         Ok(Self { jobs: Jobs::new(Store::open(options).await?, sources), place })
     }
 
-    /// Describes the durability of an acknowledged job under the current settings.
+    /// Describes whether an acknowledged job survives a crash or a power loss under the current settings.
     pub async fn durability(&self) -> Result<String, Error> {
         if self.jobs.db().kind() == EngineKind::Sqlite {
             return Ok("SQLite, WAL, synchronous=FULL: an acknowledged job survives kill -9 and power loss"
@@ -94,7 +94,7 @@ impl Engine {
         .to_owned())
     }
 
-    /// Starts workers that call `on_run` with the number of each job and count it.
+    /// Starts workers that call `on_run` with the number of each job and count the jobs.
     pub async fn work(&self, on_run: impl Fn(u64) + Send + Sync + 'static) -> Result<(Workers, Ran), Error> {
         let ran = Ran::default();
         let (counted, on_run) = (ran.clone(), Arc::new(on_run));
@@ -120,7 +120,8 @@ impl Engine {
         }
     }
 
-    /// Enqueues `jobs` in bulk; the next call is made while the database processes the previous one.
+    /// Enqueues `jobs` jobs in bulk. Two calls run at a time, so that the next call is ready while the
+    /// database processes the current one.
     pub async fn in_bulk(&self, jobs: u64, at: Option<Timestamp>) -> Result<(), Error> {
         let next = Arc::new(AtomicU64::new(0));
         let mut callers = JoinSet::new();
@@ -143,14 +144,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns true if any job has not ended.
+    /// Returns true if a job exists that has not ended.
     pub async fn is_any_left(&self) -> Result<bool, Error> {
         let left =
             self.jobs.db().read(|q| q.one("SELECT 1 FROM jobs LIMIT 1", params![], |_| Ok(()))).await?;
         Ok(left.is_some())
     }
 
-    /// Waits until `count` jobs have run and none is left.
+    /// Waits until `count` jobs have run and all jobs have ended.
     pub async fn worked(&self, ran: &Ran, count: u64) -> Result<(), Error> {
         while ran.count() < count {
             pause(1).await;
@@ -166,7 +167,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs some jobs and stops again, so that all code paths have run before the measurement.
+    /// Runs some jobs and stops the workers, so that all code paths have run before the measurement.
     pub async fn warm_up(&self) -> Result<(), Error> {
         let (workers, ran) = self.work(|_| {}).await?;
         self.in_bulk(WARM_UP, None).await?;

@@ -1,5 +1,6 @@
-//! Runs the engine for `cargo xtask bench jobs`: one row per run, on the database named on the command line,
-//! with the result as one line of JSON. `load/peers/rows.js` does the same for the peers.
+//! Benchmark of the job engine, started by `cargo xtask bench jobs`. It measures one row per run, on the
+//! database named on the command line, and prints the result as one line of JSON. `load/peers/rows.js` does
+//! the same for the peers.
 //!
 //! Example: `jobs --row drain --jobs 20000 --data FOLDER`, or `--database postgres://…`.
 
@@ -42,7 +43,7 @@ impl Args {
 }
 
 fn main() -> ExitCode {
-    // `cargo test` and `cargo bench` also run benches; without `--row` there is nothing to measure.
+    // `cargo test` and `cargo bench` also run this program. Without `--row` it measures nothing.
     if !env::args().any(|word| word == "--row") {
         eprintln!("driven by `cargo xtask bench jobs`");
         return ExitCode::SUCCESS;

@@ -1,4 +1,4 @@
-//! Rows that a single process can measure.
+//! Measurements that need only one process. Each function measures one row of the results.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,18 +10,18 @@ use tokio::task::JoinSet;
 use super::Error;
 use super::engine::{BATCH, CALLERS, Engine, QUEUE, now, pause, wall};
 
-/// Jobs per second for the latency measurement.
+/// Number of jobs enqueued per second in the latency measurement.
 const STEADY_PER_S: f64 = 500.0;
-/// Interval at which an urgent job is added while a million jobs become due.
+/// Interval at which an urgent job is enqueued while a million jobs become due.
 const URGENT_INTERVAL_MS: u64 = 100;
-/// Lowest number of urgent jobs, above all others.
+/// Number of the first urgent job. The numbers of all other jobs are lower.
 const FIRST_URGENT: u64 = 1 << 40;
 
 fn rate(jobs: u64, began: Instant) -> f64 {
     jobs as f64 / began.elapsed().as_secs_f64()
 }
 
-/// Enqueues jobs one at a time, by many callers.
+/// Measures enqueueing of one job per call, by [`CALLERS`] concurrent callers.
 pub async fn single(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     by_callers(engine, jobs.min(2_000)).await?;
     let began = now();
@@ -50,7 +50,7 @@ async fn by_callers(engine: &Engine, jobs: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Enqueues many jobs per call.
+/// Measures enqueueing of [`BATCH`] jobs per call.
 pub async fn bulk(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.in_bulk(jobs.min(2_000), None).await?;
     let began = now();
@@ -58,7 +58,7 @@ pub async fn bulk(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     Ok(json!({ "rate_per_s": rate(jobs, began), "batch": BATCH }))
 }
 
-/// Runs jobs that were enqueued before the workers start.
+/// Measures running jobs that were all enqueued before the workers start.
 pub async fn drain(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     engine.in_bulk(jobs, None).await?;
@@ -70,7 +70,7 @@ pub async fn drain(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     Ok(json!({ "rate_per_s": rate }))
 }
 
-/// Enqueues in bulk while workers run, from the first call to the last completion.
+/// Measures enqueueing in bulk while workers run the jobs, from the first call until the last job has ended.
 pub async fn cycle(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     let (workers, ran) = engine.work(|_| {}).await?;
@@ -83,7 +83,7 @@ pub async fn cycle(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     Ok(json!({ "rate_per_s": rate }))
 }
 
-/// Time at which each job was enqueued, and the delay until it started.
+/// Time at which each job was enqueued, and the time that it took until each job started.
 struct StartTimes {
     base: Instant,
     enqueued_at: Vec<AtomicU64>,
@@ -112,7 +112,7 @@ impl StartTimes {
         self.took.lock().unwrap_or_else(PoisonError::into_inner).push(Duration::from_nanos(took));
     }
 
-    /// Returns median, 99th percentile and maximum, in milliseconds.
+    /// Returns the median, the 99th percentile and the maximum of the times, in milliseconds.
     fn times(&self) -> [f64; 3] {
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
         took.sort_unstable();
@@ -124,8 +124,8 @@ impl StartTimes {
     }
 }
 
-/// Measures the time from the call to the start of the handler in an open loop: calls do not wait for each
-/// other.
+/// Measures the time from the call that enqueues a job to the start of its handler. Calls are made at a fixed
+/// rate and do not wait for each other.
 pub async fn latency(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     let starts = StartTimes::new(jobs);
@@ -152,8 +152,8 @@ pub async fn latency(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     Ok(json!({ "rate_per_s": STEADY_PER_S, "p50_ms": p50_ms, "p99_ms": p99_ms, "worst_ms": worst_ms }))
 }
 
-/// Makes all jobs due at one moment while workers wait, and measures from then until none is left, with
-/// occasional urgent jobs.
+/// Makes all jobs due at one moment while workers wait, and measures the time from that moment until all jobs
+/// have ended. Meanwhile enqueues urgent jobs and measures when they start.
 pub async fn due(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     let began = now();
     engine.warm_up().await?;
@@ -195,7 +195,7 @@ pub async fn due(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     }))
 }
 
-/// Deletes waiting jobs, so that they do not affect the measurement.
+/// Deletes all jobs of the queue, so that they do not affect the measurement.
 async fn cancel_all(engine: &Engine) -> Result<(), Error> {
     let delete = |tx: &kith_store::Tx<'_>| {
         tx.exec("DELETE FROM jobs WHERE queue = $1", kith_store::params![QUEUE]).map(drop)

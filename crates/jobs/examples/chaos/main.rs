@@ -1,8 +1,9 @@
-//! Program that `cargo xtask chaos jobs` kills: it enqueues, works, or reports what is left. It reports each
-//! step on standard output, line by line, because nothing else remains after it has been killed.
+//! Program that `cargo xtask chaos jobs` starts and kills. It enqueues jobs, runs jobs, or lists what is in
+//! the database. It prints each step as one line, because its output is all that remains after it was killed.
 //!
-//! Lines: `t N` a job is being enqueued, `a N ID` it was acknowledged, `b JOB ATTEMPT MS` an attempt started,
-//! `e JOB ATTEMPT MS` it ended, `q COUNT` jobs that have not ended, `s COUNT` stale reports, on exit.
+//! Lines: `t N` a job with number N is being enqueued, `a N ID` the job was acknowledged, `b JOB ATTEMPT MS`
+//! an attempt started, `e JOB ATTEMPT MS` an attempt ended, `q COUNT` number of jobs that have not ended, `s
+//! COUNT` number of stale reports, printed on exit.
 
 use std::collections::HashMap;
 use std::env;
@@ -30,10 +31,11 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 const QUEUE: &str = "chaos";
 const KIND: &str = "chaos.effect";
-/// Number of concurrent enqueueing callers.
+/// Number of concurrent callers that enqueue jobs.
 const CALLERS: u64 = 16;
 
-/// Tables of the effects: `effects` makes each happen once, `ledger` records each time that it happened.
+/// Tables of the effects of jobs. `effects` ensures that each effect happens once; `ledger` has a row for
+/// each time that an effect happened.
 const EFFECTS: ModuleMigrations = ModuleMigrations {
     module: "chaos",
     migrations: &[Migration {
@@ -59,8 +61,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the command line: `--do migrate|enqueue|work|both|look|backends|terminate`, `--data FOLDER` or
-/// `--database URL`; to enqueue `--from N --rate JOBS_PER_S`, to work `--concurrency N --max-ms MS`.
+/// Runs the command line. The task is `--do migrate|enqueue|work|both|look|backends|terminate`, and the
+/// database `--data FOLDER` or `--database URL`. Enqueueing needs `--from N --rate JOBS_PER_S`; working needs
+/// `--concurrency N --max-ms MS`.
 async fn run_command() -> Result<(), Failure> {
     let words: Vec<_> = env::args().skip(1).collect();
     let all: HashMap<_, _> = words.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1])).collect();
@@ -109,19 +112,19 @@ async fn run_command() -> Result<(), Failure> {
     }
 }
 
-/// Connections of clients, except this one.
+/// SQL that lists the connections of clients, except this one.
 const BACKENDS: &str =
     "SELECT CAST(pid AS BIGINT), CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM pg_stat_activity
      WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
-/// Terminates one of them, chosen at random.
+/// SQL that terminates one of these connections, chosen at random.
 const TERMINATE: &str = "SELECT CAST(pid AS BIGINT), CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM (
          SELECT pid FROM pg_stat_activity
          WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
          ORDER BY random() LIMIT 1) AS one
      WHERE pg_terminate_backend(pid)";
 
-/// Reads commands from standard input: `pause` and `go on` control the enqueueing, `stop` ends it, `left`
-/// asks for the number of jobs that have not ended. The end of the input ends the program.
+/// Reads commands from standard input. `pause` and `go on` control the enqueueing, and `stop` ends it. `left`
+/// prints the number of jobs that have not ended. The end of the input ends the program.
 async fn read_commands(
     jobs: &Jobs,
     mut enqueuers: JoinSet<()>,
@@ -156,8 +159,8 @@ async fn leave(workers: Workers) {
     println!("s {stale}");
 }
 
-/// Enqueues jobs from number `from` on, and reports each one when it is acknowledged. After an error the next
-/// number is tried.
+/// Enqueues jobs with numbers from `from` on, and prints a line for each job that is acknowledged. After an
+/// error, continues with the next number.
 fn enqueue(jobs: &Jobs, from: u64, per_s: u64, paused: &watch::Receiver<bool>) -> JoinSet<()> {
     let next = Arc::new(AtomicU64::new(from));
     let mut callers = JoinSet::new();
@@ -195,15 +198,15 @@ async fn work(jobs: &Jobs, concurrency: u64, max_ms: u64) -> Result<Workers, Fai
     });
     let share = QueueConcurrency { queue: QUEUE.to_owned(), concurrency: usize::try_from(concurrency)? };
     let mut options = WorkerOptions::new("chaos", vec![share]);
-    // Jobs that are not finished by then are run by others, as after a kill.
+    // Other workers run the jobs that are not finished within this time, as after a kill.
     options.grace = Duration::from_secs(10);
     Ok(Workers::start(jobs, vec![handler], options).await?)
 }
 
-/// Sleeps for some time, then applies the effect unless it has already happened.
+/// Sleeps for less than `max_ms` milliseconds, then applies the effect unless it has already happened.
 async fn effect(jobs: &Jobs, run: &AttemptContext, max_ms: u64) -> Result<JobOutput, JobError> {
     let n: i64 = run.payload.parse().map_err(JobError::discard)?;
-    // Knuth's multiplicative hash: as good as random, and the same in each run.
+    // Knuth's multiplicative hash gives a pseudo-random value that is the same in each run.
     let draw = (run.id as u64).wrapping_mul(2_654_435_761) >> 16;
     tokio::time::sleep(Duration::from_millis(draw % max_ms.max(1))).await;
     let job = run.id;
@@ -217,8 +220,8 @@ async fn effect(jobs: &Jobs, run: &AttemptContext, max_ms: u64) -> Result<JobOut
     Ok(JobOutput::default())
 }
 
-/// Reports what is left: `l ID` a live job, `d ID` a dead letter, `h ID STATE ATTEMPT` an ended job, `x N` an
-/// effect, once for each time that it happened.
+/// Prints the contents of the database: `l ID` a live job, `d ID` a dead letter, `h ID STATE ATTEMPT` an
+/// ended job, `x N` an effect, once for each time that it happened.
 async fn print_queues(jobs: &Jobs) -> Result<(), Failure> {
     let lines = jobs.db().export(|q| {
         let mut lines = numbers(q, "l", "SELECT id, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM jobs")?;

@@ -1,4 +1,5 @@
-//! Claims in queues with limits per key: keys take turns, and jobs without a key get half of each claim.
+//! Claims in queues with limits per key. Keys take turns, and jobs without a key get up to half of each
+//! claim.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,11 +15,11 @@ use crate::rows::claims::Claimer;
 
 /// Maximum number of keys examined per claim.
 const MAX_KEYS: i64 = 500;
-/// Delay before the next claim, if the examined keys admit no job and there are more keys.
+/// Delay before the next claim if no examined key admits a job and more keys follow.
 const MORE_KEYS_DELAY: Duration = Duration::from_millis(100);
 
 /// Claims jobs key by key, within the limits of each key, starting after the last key examined. Jobs with a
-/// key and jobs without one get half of the claim each, plus what the other half does not use.
+/// key and jobs without a key each get half of the claim, and can use what the other half leaves unused.
 pub(super) fn claim_by_keys(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -48,8 +49,8 @@ pub(super) fn claim_by_keys(
     Ok(found)
 }
 
-/// Returns the keys after `last`, and from the first key on once the end is reached. Also returns whether
-/// more keys follow.
+/// Returns the keys after `last`, and then the keys from the first one up to `last`. The second value is true
+/// if there are more keys than were read.
 fn next_keys(tx: &Tx<'_>, queue: &str, last: &str) -> Result<(Vec<(String, i64)>, bool), Error> {
     let mut keys = rows::claims::keys_after(tx, queue, last, MAX_KEYS)?;
     if keys.len() as i64 >= MAX_KEYS {
@@ -87,7 +88,7 @@ fn admitted_keys(
     Ok(wanted)
 }
 
-/// Returns how many more jobs a key admits, given the number of its running jobs.
+/// Returns how many more jobs the limits of a key admit. `running` is the number of its running jobs.
 pub(super) fn key_room(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -101,7 +102,7 @@ pub(super) fn key_room(
     Ok(by_number.min(remaining_starts(rate, rows::queues::find_window(tx, queue, key)?, now).0))
 }
 
-/// Adds the started jobs to the rate windows of their keys, if keys have a rate limit.
+/// Counts the started jobs in the rate windows of their keys, if the queue has a rate limit per key.
 pub(super) fn count_keys(
     tx: &Tx<'_>,
     now: Timestamp,

@@ -1,7 +1,7 @@
 //! Claiming: selects the next jobs of a queue for a worker.
 //!
-//! Claims of one queue are serialized across all nodes, each in one short transaction. This makes limits
-//! exact, and lets each process cache a watermark below which no job is ready, as long as the database loses
+//! Claims of one queue are serialized across all nodes, each in one short transaction. Therefore limits are
+//! exact. Each process can also cache a watermark below which no job is ready, as long as the database loses
 //! no commit.
 
 mod keys;
@@ -26,30 +26,32 @@ const PROMOTE_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_COMMIT_DELAY: Duration = minutes(1);
 /// Interval at which the whole schedule of a queue is scanned and its watermarks are verified.
 const SWEEP_INTERVAL: Duration = minutes(5);
-/// Interval at which a claim first takes a suspect: a ready job whose last two attempts ended with the death
-/// of their worker.
+/// Interval at which a claim first selects a suspect. A suspect is a ready job whose worker died during its
+/// last two attempts.
 const SUSPECT_INTERVAL: Duration = seconds(1);
 /// Maximum number of suspects examined per claim in a queue with limits per key.
 const MAX_SUSPECTS: i64 = 50;
-/// Payload bytes after which a claim takes no further job. The SQL statement of claims contains the same
+/// Total size of payloads, in bytes, at which a claim ends. The SQL statement of claims contains the same
 /// limit.
 const MAX_CLAIM_BYTES: usize = 2 << 20;
 
-/// Claim state of a queue that this process caches between claims. Losing it affects performance only.
+/// Claim state of a queue that this process caches between claims. It only affects performance, so it can be
+/// lost.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClaimState {
     /// Watermark per priority: no job below this position is ready.
     pub watermarks: rows::claims::Watermarks,
     /// Time at which `watermarks` was last verified.
     pub checked_at: Timestamp,
-    /// Number of the newest connection when the watermarks were recorded. They are valid on connections that
-    /// were open by then: those have seen no crash of the database that could have undone commits.
+    /// Number of the newest connection when the watermarks were recorded. The watermarks are valid only on
+    /// connections that were open then: a newer connection may have been opened after a crash of the database
+    /// that undid commits.
     recorded_on: u64,
-    /// No job scheduled before this time is left.
+    /// Lower bound of the due times of scheduled jobs: no job is scheduled for an earlier time.
     due: Timestamp,
     swept_at: Timestamp,
     promoted_at: Option<Timestamp>,
-    /// True if more jobs were due than were promoted.
+    /// True if the last promotion reached its limit, so that more jobs may be due.
     more_due: bool,
     next_due: Option<Timestamp>,
     suspects_at: Timestamp,
@@ -76,13 +78,13 @@ pub struct Claim {
 }
 
 impl ClaimState {
-    /// Returns empty claim state.
+    /// Returns claim state without watermarks.
     pub fn none(now: Timestamp) -> Self {
         Self { checked_at: now, ..Self::default() }
     }
 
-    /// Returns the state without the parts that depend on earlier commits. Turns of keys and suspects are
-    /// kept.
+    /// Returns the state without the parts that depend on earlier commits. The last examined key and the last
+    /// examined suspect are kept.
     fn without_watermarks(self, now: Timestamp) -> Self {
         let Self { suspects_at, last_suspect, last_key, prefers_keyless, .. } = self;
         Self { suspects_at, last_suspect, last_key, prefers_keyless, ..Self::none(now) }
@@ -100,14 +102,14 @@ struct FoundJobs {
     jobs: Vec<ClaimedJob>,
     /// True if jobs were left or returned because the payloads are too large in total.
     is_truncated: bool,
-    /// True if other transactions changed some of the jobs found, so there may be more.
+    /// True if other transactions changed some of the jobs found, so that another read may find more jobs.
     may_have_more: bool,
-    /// Time at which to claim again, if not all keys were examined.
+    /// Time of the next claim; set if not all keys were examined.
     next_claim_at: Option<Timestamp>,
 }
 
 impl FoundJobs {
-    /// Loads missing payloads, and puts the jobs that exceed the size limit back into the queue.
+    /// Loads missing payloads. Jobs beyond the size limit of a claim are put back into the queue.
     fn complete(tx: &Tx<'_>, mut jobs: Vec<ClaimedJob>) -> Result<Self, Error> {
         let mut bytes = 0;
         for n in 0..jobs.len() {
@@ -134,8 +136,8 @@ pub(crate) fn claim(
     mut marks: ClaimState,
 ) -> Result<(Claim, ClaimState), Error> {
     tx.lock("job queue", [queue])?;
-    // An evicted worker must not claim, because its jobs would never be recovered. It will register under
-    // another number.
+    // A worker that was evicted must not claim jobs, because these jobs would never be recovered. It
+    // registers again and gets a new id.
     tx.lock("job worker", [claimer.worker])?;
     if !rows::workers::is_known(tx, claimer.worker)? {
         return Ok((Claim::default(), marks));
@@ -160,7 +162,7 @@ pub(crate) fn claim(
         promote(tx, now, queue, limit, &mut marks)?;
     }
     let (mut left, window) = queue_room(tx, now, queue, limit, &settings, &mut claim)?;
-    // Suspects get their turn even if the queue is busy.
+    // A suspect is also claimed regularly while the queue is busy.
     let is_suspects_turn = now < marks.suspects_at || now >= marks.suspects_at + SUSPECT_INTERVAL;
     if left > 0 && is_suspects_turn {
         marks.suspects_at = now;
@@ -183,7 +185,7 @@ pub(crate) fn claim(
         if looked_for_due {
             break;
         }
-        // The queue is not so busy that newly due jobs have to wait.
+        // The queue is not busy, so newly due jobs can be promoted immediately.
         looked_for_due = true;
         if left > 0 && promote(tx, now, queue, limit, &mut marks)? == 0 {
             break;
@@ -205,7 +207,7 @@ fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp
     one.into_iter().chain(other).min()
 }
 
-/// Promotes due jobs to ready and returns their number.
+/// Promotes due jobs to ready, and returns the number of promoted jobs.
 fn promote(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -213,7 +215,7 @@ fn promote(
     limit: i64,
     marks: &mut ClaimState,
 ) -> Result<u64, Error> {
-    // While the clock was behind, jobs may have been scheduled below the watermark.
+    // The clock was set back. Jobs may have been scheduled before `marks.due` in the meantime.
     let went_back = marks.promoted_at.is_some_and(|at| now < at);
     if went_back || now >= marks.swept_at + SWEEP_INTERVAL {
         marks.due = Timestamp::EPOCH;
@@ -224,7 +226,7 @@ fn promote(
     marks.promoted_at = Some(now);
     marks.more_due = promoted as i64 >= at_once;
     if !marks.more_due {
-        // A due job that another transaction has locked was skipped, so the watermark stays below it.
+        // A due job that is locked by another transaction was skipped. `marks.due` must not exceed its time.
         let next = rows::claims::next_due(tx, queue, marks.due)?;
         let settled = now - MAX_COMMIT_DELAY;
         marks.due = marks.due.max(next.map_or(settled, |due| due.min(settled)));
@@ -269,7 +271,8 @@ fn claim_by_priority(
     found.is_truncated |= page.picked < page.found;
     found.may_have_more = claimed < page.picked && !found.is_truncated;
     if oldest > 0 {
-        // The rest is after the last job that was picked, even if another transaction took that one.
+        // The next claim continues after the last job that was picked, even if another transaction took that
+        // job.
         let put_back = found.jobs.last().filter(|_| (found.jobs.len() as i64) < claimed);
         let last = put_back.map(|job| (job.priority, job.position)).or(page.last);
         let last = last.filter(|_| page.found == limit || found.is_truncated);
@@ -284,8 +287,8 @@ fn claim_by_priority(
     Ok(found)
 }
 
-/// Claims a suspect, a job whose last two attempts ended with the death of their worker. A worker runs at
-/// most one suspect at a time, so that a job that crashes its worker does not take down other suspects.
+/// Claims a suspect: a job whose worker died during its last two attempts. A worker runs at most one suspect
+/// at a time, so that a job that crashes its worker does not affect other suspects.
 fn claim_suspect(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -318,7 +321,7 @@ fn claim_suspect(
     Ok(Vec::new())
 }
 
-/// Returns the suspects after `last`, and from the first one on once the end is reached.
+/// Returns the suspects after `last`, and then the suspects from the first one up to `last`.
 fn next_suspects(tx: &Tx<'_>, queue: &str, last: JobId) -> Result<Vec<(JobId, Option<String>)>, Error> {
     let mut suspects = rows::claims::suspects_after(tx, queue, last, MAX_SUSPECTS)?;
     let room = MAX_SUSPECTS - suspects.len() as i64;

@@ -1,4 +1,4 @@
-//! SQL for running attempts and their ends. Every statement is fenced by the token of the claim.
+//! SQL for running attempts. Statements that change an attempt are fenced by the token of its claim.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use super::statements;
 use crate::model::{Attempt, ClaimToken, JobId};
 use crate::retry::RetryPolicy;
 
-/// State of a running job that decides how its attempt ends.
+/// Data of a running job that is needed to end its attempt.
 pub struct AttemptRow {
     pub failures: i64,
     pub retry: RetryPolicy,
@@ -30,7 +30,7 @@ row_columns! {
     }
 }
 
-/// Locks a running job and returns its state, if the attempt is still owned.
+/// Locks a running job and returns its data. Returns `None` if `of` is not its current attempt.
 pub fn lock_attempt(tx: &Tx<'_>, of: Attempt) -> Result<Option<AttemptRow>, Error> {
     tx.one(
         states!(concat!(
@@ -43,7 +43,7 @@ pub fn lock_attempt(tx: &Tx<'_>, of: Attempt) -> Result<Option<AttemptRow>, Erro
     )
 }
 
-/// Running job that an external program has claimed.
+/// Running job that was claimed by an external program.
 pub struct Leased {
     pub attempt: Attempt,
     pub worker: i64,
@@ -51,7 +51,7 @@ pub struct Leased {
     pub queue: String,
 }
 
-/// Locks a running job that was claimed by an external program under this token, and returns it.
+/// Locks a running job that an external program has claimed under `token`, and returns it.
 pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<Leased>, Error> {
     tx.one(
         states!(
@@ -71,7 +71,7 @@ pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<L
     )
 }
 
-/// Reschedules a running job. Returns false if the attempt is no longer owned.
+/// Reschedules a running job. Returns false if `of` is not its current attempt.
 pub fn put_back(
     tx: &Tx<'_>,
     of: Attempt,
@@ -89,7 +89,7 @@ pub fn put_back(
     Ok(changed == 1)
 }
 
-/// Returns the time at which a job is due that was rescheduled after this attempt and not claimed since.
+/// Returns the due time of a job that was rescheduled after the attempt `of` and has not been claimed since.
 pub fn find_rescheduled(q: &Query<'_>, of: Attempt) -> Result<Option<Timestamp>, Error> {
     let sql = states!(
         "SELECT run_at FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state <> {running}"
@@ -118,7 +118,7 @@ row_columns! {
     attempt_columns => Attempt { job = "id", attempt = "attempt", token = "claim_token" }
 }
 
-/// Returns the running jobs claimed under this token, with their workers.
+/// Returns the running jobs that were claimed under `token`, with their workers.
 pub fn list_claim(q: &Query<'_>, queue: &str, token: ClaimToken) -> Result<Vec<(Attempt, i64)>, Error> {
     q.all(
         states!(concat!(
@@ -155,7 +155,7 @@ pub fn list_cancel_requested(q: &Query<'_>, worker: i64) -> Result<Vec<Attempt>,
     )
 }
 
-/// Returns the running jobs of `worker`.
+/// Returns up to `limit` running jobs of `worker`.
 pub fn list_running_of(q: &Query<'_>, worker: i64, limit: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
         states!(concat!(
@@ -168,7 +168,7 @@ pub fn list_running_of(q: &Query<'_>, worker: i64, limit: i64) -> Result<Vec<Att
     )
 }
 
-/// Returns those of `attempts` that are not running, or are running under another claim.
+/// Returns the attempts that are no longer running, including jobs that are running under another claim.
 pub fn list_lost(tx: &Tx<'_>, attempts: &[Attempt]) -> Result<Vec<Attempt>, Error> {
     let ids: Vec<_> = attempts.iter().map(|attempt| attempt.job).collect();
     let tokens: Vec<_> = attempts.iter().map(|attempt| attempt.token.number()).collect();
@@ -189,7 +189,8 @@ pub fn set_deadlines(tx: &Tx<'_>, deadlines: &[(Attempt, Timestamp)]) -> Result<
     tx.bulk(&statements::SET_DEADLINES, params![], &columns, |_| Ok(())).map(drop)
 }
 
-/// Returns running jobs whose deadline was before `before`; their workers should have ended them.
+/// Returns up to `limit` running attempts whose deadline was before `before`. Normally their workers have
+/// ended them by then.
 pub fn list_overdue(q: &Query<'_>, before: Timestamp, limit: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
         states!(concat!(

@@ -1,5 +1,4 @@
-//! SQL for claiming ready jobs: pages of a queue, limits per key, suspects, and scheduled jobs that become
-//! ready.
+//! SQL for claiming ready jobs, with limits per key and suspects, and for scheduled jobs that become ready.
 
 use kith_kernel::Timestamp;
 use kith_store::{Bulk, Error, Query, Row, Tx, Values, params};
@@ -13,21 +12,21 @@ use crate::retry::RetryPolicy;
 pub struct Claimer {
     pub worker: i64,
     pub token: ClaimToken,
-    /// Start of the attempts, if they start immediately; their timeouts are counted from it. Workers of this
-    /// process claim ahead and record deadlines later.
+    /// Start time of the attempts, from which their timeouts are counted, if they start immediately. `None`
+    /// for workers of this process: they claim jobs in advance and record the deadlines later.
     pub begins_at: Option<Timestamp>,
 }
 
-/// Page of ready jobs, and the jobs of it that were claimed.
+/// Result of the claim statement: the claimed jobs, and how far the queue was read.
 #[derive(Default)]
 pub struct Page {
     pub jobs: Vec<ClaimedJob>,
-    /// Oldest transaction that can still make a job ready unseen; 0 on SQLite.
+    /// Id of the oldest running transaction, which can still make a job ready; 0 on SQLite.
     pub oldest: i64,
     /// Number of ready jobs found, up to the limit of the claim.
     pub found: i64,
-    /// Number of jobs picked from those found; fewer if the payloads are large in total. Jobs that another
-    /// transaction changed before they were locked are counted, but are not in `jobs`.
+    /// Number of jobs picked from the found jobs; less than `found` if the payloads are large in total. Jobs
+    /// that another transaction changed before they were locked are counted, but are not in `jobs`.
     pub picked: i64,
     /// Priority and position of the last job picked.
     pub last: Option<(i64, i64)>,
@@ -99,7 +98,8 @@ fn read_claimed(row: &Row<'_>, claimer: Claimer, queue: &str) -> Result<Option<C
         id,
         queue: queue.to_owned(),
         kind: row.get(1)?,
-        // JSON text is never empty; a payload left out of the result is read separately.
+        // JSON text is never empty. An empty payload means that the statement did not return it; it is read
+        // separately.
         payload: row.get::<Option<String>>(2)?.unwrap_or_default(),
         attempt: row.get(3)?,
         failures: row.get(4)?,
@@ -131,7 +131,8 @@ pub fn unclaim(tx: &Tx<'_>, id: JobId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns ready jobs without a limit key, in order, for queues with limits per key.
+/// Returns up to `limit` ready jobs without a limit key, in the order of claims. Used for queues with limits
+/// per key.
 pub fn first_without_key(q: &Query<'_>, queue: &str, limit: i64) -> Result<Vec<JobId>, Error> {
     q.all(
         states!(
@@ -143,7 +144,8 @@ pub fn first_without_key(q: &Query<'_>, queue: &str, limit: i64) -> Result<Vec<J
     )
 }
 
-/// Returns the limit keys after `after` that have ready jobs, and the number of running jobs of each.
+/// Returns up to `limit` limit keys after `after` that have ready jobs, and the number of running jobs of
+/// each key.
 pub fn keys_after(q: &Query<'_>, queue: &str, after: &str, limit: i64) -> Result<Vec<(String, i64)>, Error> {
     q.all(
         states!("WITH RECURSIVE k (key) AS (
@@ -168,8 +170,8 @@ pub fn first_of_keys(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)]) -> Resu
     tx.bulk(bulk, params![queue], &[Values::Texts(&keys), Values::Ints(&rooms)], |row| row.get(0))
 }
 
-/// Returns the oldest suspects after `after` with their limit keys: ready jobs whose last two attempts ended
-/// with the death of their worker.
+/// Returns up to `limit` suspects with ids after `after`, oldest first, with their limit keys. A suspect is a
+/// ready job whose worker died during its last two attempts.
 pub fn suspects_after(
     q: &Query<'_>,
     queue: &str,
@@ -208,7 +210,7 @@ pub fn promote(tx: &Tx<'_>, queue: &str, now: Timestamp, from: Timestamp, limit:
     tx.exec_for_engine(&statements::PROMOTE, params![queue, now, from, limit])
 }
 
-/// Returns the time of the next scheduled job of a queue that is not before `from`.
+/// Returns the earliest time of the scheduled jobs of a queue that is not before `from`.
 pub fn next_due(q: &Query<'_>, queue: &str, from: Timestamp) -> Result<Option<Timestamp>, Error> {
     let sql =
         states!("SELECT MIN(run_at) FROM jobs WHERE queue = $1 AND state = {scheduled} AND run_at >= $2");

@@ -13,12 +13,12 @@ pub fn insert_dependency(tx: &Tx<'_>, depends_on: JobId, job: JobId, on_failure:
     Ok(())
 }
 
-/// Records that other jobs depend on a live job. Returns false if the job has ended.
+/// Marks a job that has not ended as having dependents. Returns false if the job has ended.
 pub fn set_has_dependents(tx: &Tx<'_>, job: JobId) -> Result<bool, Error> {
     Ok(tx.exec("UPDATE jobs SET has_dependents = TRUE WHERE id = $1", params![job])? == 1)
 }
 
-/// Final state of a job that others wait for.
+/// Final state of a job, to be recorded for the jobs that depend on it.
 pub struct Settlement {
     pub job: JobId,
     pub state: JobState,
@@ -29,8 +29,8 @@ row_columns! {
     settlement_columns => Settlement { job = "job", state = "state", result = "result" }
 }
 
-/// Records the final state for up to `limit` jobs that wait for it and are not settled yet. Returns their ids
-/// and failure policies.
+/// Records the final state of a job for up to `limit` dependent jobs for which it is not recorded yet.
+/// Returns the ids and failure policies of these dependent jobs.
 pub fn settle(tx: &Tx<'_>, ended: &Settlement, limit: i64) -> Result<Vec<(JobId, i64)>, Error> {
     tx.all(
         "UPDATE job_dependencies SET state = $2, result = $3 WHERE depends_on = $1 AND state IS NULL AND job IN (
@@ -41,7 +41,7 @@ pub fn settle(tx: &Tx<'_>, ended: &Settlement, limit: i64) -> Result<Vec<(JobId,
     )
 }
 
-/// Queues the settlement of the remaining waiting jobs.
+/// Queues a settlement, so that maintenance records the final state for the remaining dependent jobs.
 pub fn defer_settlement(tx: &Tx<'_>, ended: &Settlement) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO job_settlements (job, state, result) VALUES ($1, $2, $3)",
@@ -55,7 +55,7 @@ pub fn has_settlements(q: &Query<'_>) -> Result<bool, Error> {
     Ok(q.one("SELECT 1 FROM job_settlements LIMIT 1", &[], |_| Ok(()))?.is_some())
 }
 
-/// Removes and returns the first queued settlements.
+/// Removes and returns up to `limit` queued settlements, oldest first.
 pub fn take_settlements(tx: &Tx<'_>, limit: i64) -> Result<Vec<Settlement>, Error> {
     tx.all(
         concat!(
@@ -68,7 +68,8 @@ pub fn take_settlements(tx: &Tx<'_>, limit: i64) -> Result<Vec<Settlement>, Erro
     )
 }
 
-/// Decrements the number of pending dependencies. Schedules the job and returns its queue when none is left.
+/// Decrements the number of pending dependencies of a job. If none is left, schedules the job and returns its
+/// queue.
 pub fn decrement_pending_dependencies(
     tx: &Tx<'_>,
     job: JobId,
@@ -87,7 +88,8 @@ pub fn decrement_pending_dependencies(
     Ok(left.filter(|(left, _)| *left == 0).map(|(_, queue)| queue))
 }
 
-/// Returns the final states and results of the jobs that `job` depends on.
+/// Returns the final states and results of the jobs that `job` depends on. Results are omitted after
+/// `max_bytes` in total.
 pub fn list_results(q: &Query<'_>, job: JobId, max_bytes: i64) -> Result<Vec<DependencyResult>, Error> {
     q.all(
         "SELECT d.depends_on, d.state, CASE WHEN s.total <= $2 THEN d.result END,
@@ -109,7 +111,7 @@ pub fn list_results(q: &Query<'_>, job: JobId, max_bytes: i64) -> Result<Vec<Dep
     )
 }
 
-/// Deletes the dependencies of jobs that have ended.
+/// Deletes up to `limit` dependencies whose dependent job has ended.
 pub fn delete_ended_dependencies(tx: &Tx<'_>, limit: i64) -> Result<u64, Error> {
     tx.exec(
         "DELETE FROM job_dependencies WHERE job IN (SELECT d.job FROM job_dependencies d
@@ -118,7 +120,8 @@ pub fn delete_ended_dependencies(tx: &Tx<'_>, limit: i64) -> Result<u64, Error> 
     )
 }
 
-/// Returns the job that holds a key, the end of its period if it has one, and whether the job is live.
+/// Returns the job that holds a key, the time at which the key expires if it has one, and true if the job has
+/// not ended.
 pub fn find_key(q: &Query<'_>, key: &str) -> Result<Option<(JobId, Option<Timestamp>, bool)>, Error> {
     q.one(
         "SELECT k.job, k.expires_at, EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job)
@@ -137,7 +140,7 @@ pub fn take_key(tx: &Tx<'_>, key: &str, job: JobId, until: Option<Timestamp>) ->
     Ok(())
 }
 
-/// Assigns a unique key to a revived job. If the key has an expiry time, it is unchanged.
+/// Assigns a unique key to a job that was a dead letter. If the key has an expiry time, it is unchanged.
 pub fn retake_key(tx: &Tx<'_>, key: &str, job: JobId) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO job_unique_keys (key, job, expires_at) VALUES ($1, $2, NULL)
@@ -147,7 +150,7 @@ pub fn retake_key(tx: &Tx<'_>, key: &str, job: JobId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Releases a key of `job`, unless its period has not ended.
+/// Releases a key of `job`, unless the key expires later.
 pub fn release_key(tx: &Tx<'_>, key: &str, job: JobId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "DELETE FROM job_unique_keys WHERE key = $1 AND job = $2 AND (expires_at IS NULL OR expires_at <= $3)",
@@ -156,10 +159,10 @@ pub fn release_key(tx: &Tx<'_>, key: &str, job: JobId, now: Timestamp) -> Result
     Ok(())
 }
 
-/// Deletes keys whose period and job have ended.
+/// Deletes up to `limit` keys that have expired and whose job has ended.
 pub fn delete_expired_keys(tx: &Tx<'_>, now: Timestamp, limit: i64) -> Result<u64, Error> {
-    // The outer conditions exclude a row that a concurrent enqueue has taken over: its job or its period has
-    // changed.
+    // The outer conditions exclude a row that a concurrent enqueue has changed: it then has another job or
+    // another expiry time.
     tx.exec(
         "DELETE FROM job_unique_keys WHERE expires_at <= $1 AND (key, job) IN (
              SELECT k.key, k.job FROM job_unique_keys k

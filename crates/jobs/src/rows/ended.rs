@@ -7,7 +7,7 @@ use super::unsettled::UnsettledJob;
 use super::{read_ended_from, statements};
 use crate::model::{Attempt, ClaimToken, JobId, JobRecord, JobState, LogLine};
 
-/// End of an attempt, reported by its owner.
+/// End of an attempt, as reported by the worker that owns it.
 pub struct AttemptEnd<'a> {
     pub id: JobId,
     pub attempt: i64,
@@ -16,8 +16,8 @@ pub struct AttemptEnd<'a> {
     pub result: Option<&'a str>,
 }
 
-/// Ends running jobs and returns them. A job whose attempt or claim token does not match is left unchanged
-/// and not returned.
+/// Moves running jobs to the history and returns them. A job whose attempt number or claim token does not
+/// match is left unchanged and is not returned.
 pub fn end(
     tx: &Tx<'_>,
     segment: usize,
@@ -39,7 +39,7 @@ pub fn end(
     tx.bulk(&statements::END[segment], params![now], &columns, UnsettledJob::read_row)
 }
 
-/// Adds a job that is not running to the history as cancelled. The caller deletes its live row.
+/// Copies a job that is not running to the history as cancelled. The caller deletes it from the live jobs.
 pub fn insert_cancelled(
     tx: &Tx<'_>,
     segment: usize,
@@ -50,7 +50,7 @@ pub fn insert_cancelled(
     Ok(tx.exec(statements::CANCEL[segment], params![now, why, id])? == 1)
 }
 
-/// Copies a live job to the dead letters. The caller deletes its live row.
+/// Copies a live job to the dead letters. The caller deletes it from the live jobs.
 pub fn insert_dead(
     tx: &Tx<'_>,
     id: JobId,
@@ -69,7 +69,7 @@ pub fn insert_dead(
     Ok(kept == 1)
 }
 
-/// Deletes the row of a running job, if the attempt is still owned.
+/// Deletes a running job from the live jobs. Returns `None` if `of` is not its current attempt.
 pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<UnsettledJob>, Error> {
     tx.one(
         states!(
@@ -84,12 +84,12 @@ pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<UnsettledJob>, Er
 const FIND_IN_HISTORY: &str =
     concat!("SELECT ", record_columns!(), ", finished_at, payload, result FROM job_history WHERE id = $1");
 
-/// Returns a job in the history.
+/// Returns a job from the history; `None` if the history does not contain it.
 pub fn find_in_history(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     q.one(FIND_IN_HISTORY, params![id], read_whole)
 }
 
-/// Returns a dead letter.
+/// Returns a dead letter; `None` if there is none with this id.
 pub fn find_dead(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     let sql = concat!(
         "SELECT ",
@@ -111,7 +111,7 @@ pub fn find_dead_key(q: &Query<'_>, id: JobId) -> Result<Option<String>, Error> 
     Ok(q.one(sql, params![id], |row| row.get::<Option<String>>(0))?.flatten())
 }
 
-/// Inserts a dead letter as a live job with no failures, and returns its queue. The caller deletes the dead
+/// Inserts a dead letter as a live job without failures, and returns its queue. The caller deletes the dead
 /// letter.
 pub fn revive_dead(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<String>, Error> {
     tx.one(
@@ -126,7 +126,7 @@ pub fn revive_dead(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<Stri
     )
 }
 
-/// Enqueues a copy of a job in the history, and returns its id and queue.
+/// Enqueues a copy of a job from the history, and returns the id and the queue of the copy.
 pub fn run_again(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<(JobId, String)>, Error> {
     tx.one(
         states!("INSERT INTO jobs (queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry, limit_key,
@@ -143,7 +143,8 @@ pub fn delete_dead(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
     Ok(tx.exec("DELETE FROM job_dead_letters WHERE id = $1", params![id])? == 1)
 }
 
-/// Returns up to `limit` dead letters after `after`, optionally only those of a queue and a kind.
+/// Returns the ids of up to `limit` dead letters after the id `after`, optionally only those of a queue and a
+/// kind.
 pub fn list_dead(
     q: &Query<'_>,
     queue: Option<&str>,
@@ -160,7 +161,8 @@ pub fn list_dead(
     )
 }
 
-/// Returns dead letters after `after`, in order, whose unique key is not held by another job at `now`.
+/// Returns the ids of up to `limit` dead letters after the id `after`, in order. Dead letters whose unique
+/// key is held by another job at `now` are left out.
 pub fn list_revivable(
     q: &Query<'_>,
     queue: Option<&str>,
@@ -181,7 +183,7 @@ pub fn list_revivable(
     )
 }
 
-/// Deletes dead letters that ended before `before`, oldest first.
+/// Deletes up to `limit` dead letters that ended before `before`, oldest first.
 pub fn delete_old_dead(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     tx.exec(
         "DELETE FROM job_dead_letters WHERE id IN (
@@ -190,7 +192,7 @@ pub fn delete_old_dead(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64
     )
 }
 
-/// Returns the current segment and the time since which it is written.
+/// Returns the number of the current segment, and the time at which it became current.
 pub fn current_segment(q: &Query<'_>) -> Result<(i64, Timestamp), Error> {
     let found =
         q.one("SELECT current_segment, current_since FROM job_history_ring WHERE id = 1", &[], |row| {
@@ -199,7 +201,8 @@ pub fn current_segment(q: &Query<'_>) -> Result<(i64, Timestamp), Error> {
     Ok(found.unwrap_or((0, Timestamp::EPOCH)))
 }
 
-/// Advances to the next segment unless another node has. Returns true if it did.
+/// Makes `to` the current segment. Returns false if `from` is not current, because another node has already
+/// advanced.
 pub fn advance_segment(tx: &Tx<'_>, from: i64, to: i64, now: Timestamp) -> Result<bool, Error> {
     let sql = "UPDATE job_history_ring SET current_segment = $2, current_since = $3
                WHERE id = 1 AND current_segment = $1";
@@ -224,7 +227,7 @@ row_columns! {
     log_columns => LogLine { attempt = "attempt", at = "at", level = "level", line = "line" }
 }
 
-/// Returns the last lines of a job's log, in order.
+/// Returns the last `limit` lines of a job's log, oldest first.
 pub fn list_log(q: &Query<'_>, job: JobId, limit: i64) -> Result<Vec<LogLine>, Error> {
     let mut lines = q.all(
         concat!("SELECT ", log_columns!(), " FROM job_log WHERE job = $1 ORDER BY at DESC, n DESC LIMIT $2"),

@@ -74,7 +74,7 @@ pub fn insert_many(tx: &Tx<'_>, jobs: &[&NewJob], now: Timestamp) -> Result<Vec<
     tx.bulk(&statements::INSERT, params![now], &columns, |row| row.get(0))
 }
 
-/// Returns the initial state of a job without dependencies.
+/// Returns the initial state of a job that has no dependencies.
 pub fn state_at(job: &NewJob, now: Timestamp) -> JobState {
     if job.run_at.is_some_and(|at| at > now) { JobState::Scheduled } else { JobState::Ready }
 }
@@ -83,8 +83,8 @@ fn timeout_ms(job: &NewJob) -> i64 {
     i64::try_from(job.timeout.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
-/// Replaces payload, priority and time of a job with those of `job` unless it is running. Returns true if the
-/// job was changed.
+/// Replaces the payload, the priority and the time of a job with those of `job`, unless it is running.
+/// Returns true if they were replaced.
 pub fn replace(tx: &Tx<'_>, id: JobId, job: &NewJob, now: Timestamp) -> Result<bool, Error> {
     let run_at = job.run_at.unwrap_or(now).max(now);
     let changed = tx.exec(

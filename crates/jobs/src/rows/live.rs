@@ -1,4 +1,4 @@
-//! SQL for live jobs in any state.
+//! SQL for live jobs, which are the jobs that have not ended.
 
 use kith_kernel::Timestamp;
 use kith_store::{Columns, Error, Query, Tx, params, row_columns};
@@ -7,8 +7,8 @@ use crate::model::{JobId, JobRecord, JobState};
 
 /// Returns true if a job of the queue is ready or running.
 pub fn is_busy(q: &Query<'_>, queue: &str) -> Result<bool, Error> {
-    // Each subquery uses its own index and follows its order; otherwise PostgreSQL expects to find a match
-    // quickly by scanning the table.
+    // Each subquery reads one row in the order of its own index. Otherwise PostgreSQL scans the table,
+    // because it expects to find a match quickly.
     let sql = states!(
         "SELECT (SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2
                        ORDER BY priority, position, id LIMIT 1) IS NOT NULL
@@ -20,7 +20,7 @@ pub fn is_busy(q: &Query<'_>, queue: &str) -> Result<bool, Error> {
     Ok(q.one(sql, params![queue], |row| row.get(0))?.unwrap_or(false))
 }
 
-/// Records a cancellation request, locks the job and returns its state.
+/// Records a cancellation request, locks the job and returns its state; `None` if the job is not live.
 pub fn request_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<JobState>, Error> {
     tx.one(
         "UPDATE jobs SET cancel_requested_at = COALESCE(cancel_requested_at, $2) WHERE id = $1 RETURNING state",
@@ -29,7 +29,7 @@ pub fn request_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<J
     )
 }
 
-/// Locks a job and returns its state.
+/// Locks a job and returns its state; `None` if the job is not live.
 pub fn lock_job(tx: &Tx<'_>, id: JobId) -> Result<Option<JobState>, Error> {
     let sql = "UPDATE jobs SET started_at = started_at WHERE id = $1 RETURNING state";
     tx.one(sql, params![id], |row| row.get(0))
@@ -59,7 +59,7 @@ impl From<LiveJob> for JobRecord {
     }
 }
 
-/// Returns a live job.
+/// Returns a live job; `None` if no live job has this id.
 pub fn find(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
     q.one(concat!("SELECT ", live_columns!(), ", payload FROM jobs WHERE id = $1"), params![id], |row| {
         let columns = &mut Columns::of(row);

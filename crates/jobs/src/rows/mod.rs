@@ -1,7 +1,8 @@
-//! SQL of the job engine. `statements` holds the statements with a separate text for each database.
+//! SQL of the job engine. The module `statements` contains the statements that differ between the databases.
 
-/// Expands to SQL in which the names of states in braces, such as `{running}`, are their numbers. A constant,
-/// because the databases use a partial index only where the condition on the state is no parameter.
+/// Expands to SQL in which each name of a state in braces, such as `{running}`, is replaced by its number.
+/// The numbers are not parameters, because the databases use a partial index only if the state in the
+/// condition is constant.
 macro_rules! states {
     ($sql:expr) => {
         kith_store::named_sql!(&$crate::model::JobState::NUMBERS, $sql)
@@ -54,7 +55,7 @@ use kith_store::{Column, Columns, Error, FromRow, Row, Tx, params, row_columns};
 use crate::model::{Failure, JobRecord, JobState};
 use crate::retry::RetryPolicy;
 
-/// Reads a job that has ended, from the columns of a record and `finished_at`.
+/// Reads a job that has ended from the columns of `record_columns!` followed by `finished_at`.
 pub fn read_ended(row: &Row<'_>) -> Result<JobRecord, Error> {
     read_ended_from(&mut Columns::of(row))
 }
@@ -71,21 +72,21 @@ impl Column for JobState {
 }
 
 impl FromRow for RetryPolicy {
-    /// Reads `max_attempts, retry`.
+    /// Reads the columns `max_attempts` and `retry`.
     fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
         let (max_attempts, written): (i64, Option<String>) = (columns.read()?, columns.read()?);
         Ok(Self::read(max_attempts, written.as_deref()))
     }
 }
 
-/// Sets the lock timeout of the following statements of the transaction (PostgreSQL). A statement that waits
-/// longer fails with [`Error::DeadlinePassed`].
+/// Sets the lock timeout for the following statements of the transaction (PostgreSQL only). A statement that
+/// waits longer for a lock fails with [`Error::DeadlinePassed`].
 pub fn set_lock_timeout(tx: &Tx<'_>, wait: Duration) -> Result<(), Error> {
     let wait = format!("{}ms", wait.as_millis());
     tx.all_for_engine(&statements::SET_LOCK_TIMEOUT, params![wait], &[], |_| Ok(())).map(drop)
 }
 
-/// Parses stored failures. Returns none if the text cannot be parsed.
+/// Parses stored failures. Returns an empty list if there are none or the text cannot be parsed.
 pub fn read_errors(text: Option<&str>) -> Vec<Failure> {
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }

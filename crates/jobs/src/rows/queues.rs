@@ -61,7 +61,8 @@ pub fn save(tx: &Tx<'_>, queue: &str, settings: &QueueSettings, now: Timestamp) 
     Ok(())
 }
 
-/// Returns the time at which a window opened, and the number of starts in it.
+/// Returns the time at which the rate window began, and the number of starts in it; `None` if there is no
+/// window.
 pub fn find_window(q: &Query<'_>, queue: &str, key: &str) -> Result<Option<(Timestamp, i64)>, Error> {
     let sql = "SELECT opened_at, starts FROM job_rate_windows WHERE queue = $1 AND limit_key = $2";
     q.one(sql, params![queue, key], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -82,9 +83,10 @@ pub fn save_window(
     Ok(())
 }
 
-/// Deletes windows that closed long ago.
+/// Deletes up to `limit` rate windows that began before `before`.
 pub fn delete_old_windows(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
-    // Compared again in the outer statement, because a claim may reopen a window meanwhile.
+    // The outer statement checks the time again, because a claim may have begun a new window since the
+    // subquery read the row.
     tx.exec(
         "DELETE FROM job_rate_windows WHERE opened_at < $1 AND (queue, limit_key) IN (
              SELECT queue, limit_key FROM job_rate_windows WHERE opened_at < $1 LIMIT $2)",

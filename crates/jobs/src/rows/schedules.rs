@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use crate::model::JobId;
 use crate::schedules::{Missed, Occurrence, Origin, Overlap, Plan, Schedule};
 
-/// Maximum number of occurrences kept per schedule. Those whose job has not ended are always kept.
+/// Maximum number of occurrences stored per schedule. Occurrences whose job has not ended are stored in
+/// addition.
 const MAX_OCCURRENCES: i64 = 1_000;
 
 row_columns! {
@@ -63,8 +64,8 @@ macro_rules! word_columns {
 
 word_columns!(Missed, Overlap, Origin);
 
-/// Returns names of schedules after `after` that need a decision: they are due, or they were decided up to a
-/// time in the future, which happens only if the clock went back.
+/// Returns the names of up to `limit` schedules after `after` that must be processed: their next run is due,
+/// or `decided_until` is after `future`. The second case occurs only if the clock was set back.
 pub fn list_due(
     q: &Query<'_>,
     now: Timestamp,
@@ -81,7 +82,7 @@ pub fn list_due(
     )
 }
 
-/// Returns the time of the next occurrence of any schedule.
+/// Returns the time of the earliest next occurrence of all schedules that are not paused.
 pub fn next_of_all(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     let sql = "SELECT MIN(next_run_at) FROM job_schedules WHERE NOT paused";
     Ok(q.one(sql, &[], |row| row.get(0))?.flatten())
@@ -95,7 +96,7 @@ pub fn find(q: &Query<'_>, name: &str) -> Result<Option<Schedule>, Error> {
     )
 }
 
-/// Returns schedules that match the filter, by name, after `filter.after`.
+/// Returns up to `limit` schedules that match the filter, ordered by name, with names after `filter.after`.
 pub fn list(
     q: &Query<'_>,
     filter: &crate::schedules::ScheduleFilter,
@@ -128,7 +129,7 @@ pub fn count(q: &Query<'_>) -> Result<i64, Error> {
     Ok(q.one("SELECT COUNT(*) FROM job_schedules", &[], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Inserts a schedule. Returns false if its name is taken.
+/// Inserts a schedule. Returns false if a schedule with this name exists.
 pub fn insert(tx: &Tx<'_>, one: &Schedule) -> Result<bool, Error> {
     let plan = &one.plan;
     let added = tx.exec(
@@ -170,7 +171,7 @@ pub fn insert(tx: &Tx<'_>, one: &Schedule) -> Result<bool, Error> {
     Ok(added == 1)
 }
 
-/// Updates a schedule, except its progress.
+/// Updates a schedule, except for its progress (`next_run_at`, `last_run_at` and `decided_until`).
 pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
     let plan = &one.plan;
     tx.exec(
@@ -206,7 +207,8 @@ pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
     Ok(())
 }
 
-/// Advances the progress of a schedule by compare-and-set. Returns false if another node has advanced it.
+/// Updates the progress of a schedule if it is the same as in `before`. Returns false if another node has
+/// changed it.
 pub fn advance_progress(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<bool, Error> {
     let changed = tx.exec(
         "UPDATE job_schedules SET next_run_at = $2, last_run_at = $3, decided_until = $4
@@ -229,7 +231,7 @@ pub fn delete(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Inserts an occurrence. Returns false if it exists already.
+/// Inserts an occurrence. Returns false if the schedule already has an occurrence at this time.
 pub fn insert_occurrence(
     tx: &Tx<'_>,
     name: &str,
@@ -251,7 +253,7 @@ pub fn set_job(tx: &Tx<'_>, name: &str, at: Timestamp, job: JobId) -> Result<(),
     Ok(())
 }
 
-/// Returns the jobs of a schedule that have not ended, latest first.
+/// Returns up to `limit` jobs of a schedule that have not ended, latest occurrence first.
 pub fn list_live(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<JobId>, Error> {
     q.all(
         "SELECT o.job FROM job_occurrences o JOIN jobs j ON j.id = o.job
@@ -261,7 +263,7 @@ pub fn list_live(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<JobId>, Er
     )
 }
 
-/// Returns occurrences before `before`, latest first.
+/// Returns up to `limit` occurrences of a schedule before `before`, latest first.
 pub fn list_occurrences(
     q: &Query<'_>,
     name: &str,
@@ -279,7 +281,8 @@ pub fn list_occurrences(
     )
 }
 
-/// Deletes all but the latest thousand occurrences, except those whose job has not ended.
+/// Deletes all but the latest 1,000 occurrences of a schedule. Occurrences whose job has not ended are not
+/// deleted.
 pub fn delete_expired(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     tx.exec(
         "DELETE FROM job_occurrences

@@ -1,10 +1,11 @@
-//! Statements with a separate text for each database: claiming, promoting, ending in bulk, and truncating
+//! Statements that differ between the databases: claiming, promoting, ending in bulk, and truncating
 //! segments.
 //!
-//! On PostgreSQL, dead index entries stay as long as a transaction holds an old snapshot. Claims therefore
-//! scan each priority from a watermark below which no job is ready: `position` is the transaction that made a
-//! job ready, and jobs that are not visible yet belong to transactions at or after the oldest running one,
-//! which each claim returns first.
+//! On PostgreSQL, dead index entries remain while a transaction holds an old snapshot. Claims therefore scan
+//! each priority from a watermark below which no job is ready. `position` is the id of the transaction that
+//! made a job ready. Jobs that are not visible yet belong to transactions that are not older than the oldest
+//! running transaction. Each claim reads the id of that transaction first, and the watermark never exceeds
+//! it.
 
 use kith_store::{Bulk, Statement};
 
@@ -14,13 +15,13 @@ use super::unsettled::unsettled_columns;
 pub const SEGMENTS: usize = 8;
 
 /// Claims jobs. Parameters: `$1` now, `$2` worker, `$3` queue, `$4` maximum number, `$5` claim token, `$6`
-/// start of the attempts if known; on PostgreSQL also the arrays `$7` priorities and `$8` their watermarks.
-/// No more jobs are picked once their payloads exceed 2 MiB.
+/// start of the attempts if known. On PostgreSQL also two arrays: `$7` priorities and `$8` their watermarks.
+/// No further jobs are picked after their payloads exceed 2 MiB in total.
 ///
-/// On PostgreSQL a picked job may have changed before its row was locked; it is then not claimed. Each row
-/// ends with the oldest running transaction, the number of jobs found, the number of jobs picked, and
-/// priority and position of the last one picked. At least one row is returned; it has no job if none was
-/// claimed.
+/// On PostgreSQL a picked job is not claimed if it changed before its row was locked. Each row ends with the
+/// id of the oldest running transaction, the number of jobs found, the number of jobs picked, and the
+/// priority and position of the last job picked. At least one row is returned; its job columns are NULL if no
+/// job was claimed.
 pub const CLAIM: Statement = Statement {
     sqlite: states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
             deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
@@ -59,8 +60,8 @@ pub const CLAIM: Statement = Statement {
 };
 
 /// Claims the given jobs. Parameters: `$1` now, `$2` worker, `$3` claim token, `$4` start of the attempts if
-/// known; ids. A payload of more than 16 KiB is left out and read separately, while there is room in the
-/// claim.
+/// known; then the ids. A payload of more than 16 KiB is not returned. The caller reads it separately, up to
+/// the size limit of a claim.
 pub const CLAIM_THESE: Bulk = Bulk {
     each: &[states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
              deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
@@ -76,7 +77,7 @@ pub const CLAIM_THESE: Bulk = Bulk {
              position, CAST(0 AS BIGINT)"),
 };
 
-/// Selects the attempts that are still running: job, claim token.
+/// Selects the attempts that are still running. Columns of the input: job, claim token.
 pub const STILL_RUNNING: Bulk = Bulk {
     each: &[states!(
         "SELECT id, claim_token FROM jobs WHERE id = $1 AND claim_token = $2 AND state = {running}"
@@ -87,7 +88,7 @@ pub const STILL_RUNNING: Bulk = Bulk {
     ),
 };
 
-/// Records the deadlines of running attempts: job, claim token, deadline.
+/// Records the deadlines of running attempts. Columns of the input: job, claim token, deadline.
 pub const SET_DEADLINES: Bulk = Bulk {
     each: &[states!(
         "UPDATE jobs SET deadline_at = $3 WHERE id = $1 AND claim_token = $2 AND state = {running} RETURNING id"
@@ -99,7 +100,8 @@ pub const SET_DEADLINES: Bulk = Bulk {
     ),
 };
 
-/// Selects the first ready jobs of each key. Parameters: `$1` queue; keys, and the number of jobs of each.
+/// Selects the first ready jobs of each limit key. Parameters: `$1` queue; then the keys, and the number of
+/// jobs for each key.
 pub const FIRST_OF_KEYS: Bulk = Bulk {
     each: &[states!(
         "SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND limit_key = $2 AND crashes < 2
@@ -113,7 +115,8 @@ pub const FIRST_OF_KEYS: Bulk = Bulk {
     ),
 };
 
-/// Sets the lock timeout of the following statements in the transaction: `$1` a duration with its unit.
+/// Sets the lock timeout for the following statements of the transaction. Parameter: `$1` a duration with its
+/// unit.
 pub const SET_LOCK_TIMEOUT: Statement =
     Statement { sqlite: "SELECT $1", postgres: "SELECT set_config('lock_timeout', $1, TRUE)" };
 
@@ -133,8 +136,8 @@ pub const PROMOTE: Statement = Statement {
     ),
 };
 
-/// Inserts jobs. Parameters: `$1` now; queue, kind, state, priority, run_at, payload, max_attempts,
-/// timeout_ms, retry, limit_key, source.
+/// Inserts jobs. Parameters: `$1` now; then the columns queue, kind, state, priority, run_at, payload,
+/// max_attempts, timeout_ms, retry, limit_key, source.
 pub const INSERT: Bulk = Bulk {
     each: &["INSERT INTO jobs (created_at, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry,
              limit_key, source)
@@ -146,8 +149,8 @@ pub const INSERT: Bulk = Bulk {
          RETURNING id",
 };
 
-/// Adds to the counts of a minute. Parameters: minute, queue, kind, started, completed, failed, dead,
-/// cancelled, run_ms, wait_ms, longest_ms.
+/// Adds to the counts of a minute. Columns of the input: minute, queue, kind, started, completed, failed,
+/// dead, cancelled, run_ms, wait_ms, longest_ms.
 pub const COUNT: Bulk = Bulk {
     each: &["INSERT INTO job_minutes (minute, queue, kind, started, completed, failed, dead, cancelled, run_ms, wait_ms,
              longest_ms)
@@ -172,9 +175,9 @@ pub const COUNT: Bulk = Bulk {
 
 macro_rules! per_segment {
     ($($n:literal)+) => {
-        /// Ends running jobs, with a statement for each segment. Parameters: `$1` now; state, result, id,
-        /// attempt, claim token. A job whose attempt or claim token does not match is left unchanged and
-        /// returns no row.
+        /// Moves running jobs to the history; one statement per segment. Parameters: `$1` now; then the
+        /// columns state, result, id, attempt, claim token. A job whose attempt or claim token does not match
+        /// is left unchanged and returns no row.
         pub const END: [Bulk; SEGMENTS] = [$(Bulk {
             each: &[
                 states!(concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload,
@@ -204,7 +207,7 @@ macro_rules! per_segment {
                  SELECT ", unsettled_columns!(), " FROM ended")),
         }),+];
 
-        /// Adds a job that is not running to the history as cancelled, with a statement for each segment.
+        /// Copies a job that is not running to the history as cancelled; one statement per segment.
         /// Parameters: `$1` now, `$2` result, `$3` id.
         pub const CANCEL: [&str; SEGMENTS] = [$(
             states!(concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload, attempt,
@@ -215,24 +218,24 @@ macro_rules! per_segment {
                  FROM jobs WHERE id = $3"))
         ),+];
 
-        /// Adds a line to a job's log. Parameters: job, attempt, at, level, line.
+        /// Adds a line to a job's log; one statement per segment. Parameters: job, attempt, at, level, line.
         pub const LOG: [&str; SEGMENTS] = [$(
             concat!("INSERT INTO job_log_segment_", $n, " (job, attempt, at, level, line) VALUES ($1, $2, $3, $4, $5)")
         ),+];
 
-        /// Truncates a segment of the history.
+        /// Truncates a segment of the history; one statement per segment.
         pub const EMPTY_HISTORY: [Statement; SEGMENTS] = [$(Statement {
             sqlite: concat!("DELETE FROM job_history_segment_", $n),
             postgres: concat!("TRUNCATE job_history_segment_", $n),
         }),+];
 
-        /// Truncates a segment of the logs.
+        /// Truncates a segment of the logs; one statement per segment.
         pub const EMPTY_LOG: [Statement; SEGMENTS] = [$(Statement {
             sqlite: concat!("DELETE FROM job_log_segment_", $n),
             postgres: concat!("TRUNCATE job_log_segment_", $n),
         }),+];
 
-        /// Counts the rows of a segment by its primary key.
+        /// Counts the jobs in a segment of the history; one statement per segment.
         pub const SIZE: [&str; SEGMENTS] = [$(concat!("SELECT COUNT(*) FROM job_history_segment_", $n)),+];
     };
 }

@@ -1,10 +1,10 @@
-//! Row of an ended job that is not settled yet.
+//! Row of an ended job whose unique key and dependents are not updated yet.
 
 use kith_store::row_columns;
 
 use crate::model::JobId;
 
-/// Ended job with what is left to settle: its unique key, and the jobs that wait for it.
+/// Ended job whose unique key must be released, and whose dependent jobs must be updated.
 pub struct UnsettledJob {
     pub id: JobId,
     pub unique_key: Option<String>,

@@ -22,7 +22,7 @@ pub fn insert(
     id.ok_or_else(|| Error::fault("an insert returned nothing"))
 }
 
-/// Records a heartbeat. Returns false if the worker was evicted.
+/// Records a heartbeat. Returns false if the worker does not exist because it was evicted.
 pub fn heartbeat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     let sql =
         "UPDATE job_workers SET heartbeat_at = CASE WHEN heartbeat_at > $2 THEN heartbeat_at ELSE $2 END
@@ -30,13 +30,13 @@ pub fn heartbeat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error
     Ok(tx.exec(sql, params![worker, now])? == 1)
 }
 
-/// Returns true if a worker is registered and was not evicted.
+/// Returns true if the worker is registered and was not evicted.
 pub fn is_known(q: &Query<'_>, worker: i64) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM job_workers WHERE id = $1";
     Ok(q.one(sql, params![worker], |_| Ok(()))?.is_some())
 }
 
-/// Records a heartbeat with a new lease. Returns false if the worker was evicted.
+/// Records a heartbeat and sets the length of the lease. Returns false if the worker was evicted.
 pub fn heartbeat_with_lease(
     tx: &Tx<'_>,
     worker: i64,
@@ -48,7 +48,7 @@ pub fn heartbeat_with_lease(
     Ok(tx.exec(sql, params![worker, now, lease_ms])? == 1)
 }
 
-/// Returns workers whose lease has expired and is not longer than `contact`.
+/// Returns up to `limit` workers whose lease has expired and is not longer than `contact`.
 pub fn list_expired(q: &Query<'_>, now: Timestamp, contact: Duration, limit: i64) -> Result<Vec<i64>, Error> {
     let contact_ms = i64::try_from(contact.as_millis()).unwrap_or(i64::MAX);
     q.all(
@@ -58,7 +58,7 @@ pub fn list_expired(q: &Query<'_>, now: Timestamp, contact: Duration, limit: i64
     )
 }
 
-/// Returns true if the lease of the worker has expired.
+/// Returns true if the worker exists and its lease has expired.
 pub fn is_lease_expired(q: &Query<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM job_workers WHERE id = $1 AND heartbeat_at + lease_ms < $2";
     Ok(q.one(sql, params![worker, now], |_| Ok(()))?.is_some())
@@ -69,12 +69,13 @@ pub fn delete(tx: &Tx<'_>, worker: i64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns the workers of an earlier process. Only for SQLite, where no other process can be running.
+/// Returns the workers that are not external programs. Used on SQLite at the start, when all of them belong
+/// to earlier processes.
 pub fn list_local(q: &Query<'_>) -> Result<Vec<i64>, Error> {
     q.all("SELECT id FROM job_workers WHERE NOT is_remote ORDER BY id", &[], |row| row.get(0))
 }
 
-/// Deletes the worker of a leased claim once it has no running job.
+/// Deletes the worker of a leased claim if it has no running job.
 pub fn delete_if_idle(tx: &Tx<'_>, worker: i64) -> Result<(), Error> {
     tx.exec(
         states!(

@@ -1,12 +1,13 @@
-//! Local times that match a cron pattern, in the Gregorian calendar, independent of time zones.
+//! Search for the local times that match a cron pattern, in the Gregorian calendar and independent of time
+//! zones.
 
 use jiff::civil::{Date, DateTime, Time};
 
 use super::pattern::{Days, FIRST_YEAR, Pattern, Weekdays};
 
 impl Pattern {
-    /// Returns the first matching local time at or after `from`, to the second. Examines about 3,000 months
-    /// at most.
+    /// Returns the first matching local time at or after `from`, with a resolution of one second. Examines at
+    /// most about 3,000 months.
     pub fn next_from(&self, from: DateTime) -> Option<DateTime> {
         let today = from.date();
         let mut day = self.day_from(today)?;
@@ -19,7 +20,7 @@ impl Pattern {
         self.time_from(Time::midnight()).map(|time| day.to_datetime(time))
     }
 
-    /// Returns true if any day matches.
+    /// Returns true if the pattern matches any day.
     pub fn ever_happens(&self) -> bool {
         self.day_from(jiff::civil::date(FIRST_YEAR as i16, 1, 1)).is_some()
     }
@@ -52,7 +53,7 @@ impl Pattern {
         }
     }
 
-    /// Returns the first matching time of day at or after `from`.
+    /// Returns the first matching time of day at or after `from`; `None` if no later time of the day matches.
     fn time_from(&self, from: Time) -> Option<Time> {
         let (hour, minute, second) = (from.hour() as u32, from.minute() as u32, from.second() as u32);
         let at =
@@ -85,7 +86,7 @@ impl Pattern {
         i16::try_from(FIRST_YEAR + found).ok()
     }
 
-    /// Returns the matching days of a month as a bit mask; bit 1 is the first day.
+    /// Returns the matching days of a month as a bit mask. Bit 1 is the first day of the month.
     fn days_of(&self, year: i16, month: i8) -> u64 {
         let Ok(first) = Date::new(year, month, 1) else { return 0 };
         let month = Month {
@@ -106,7 +107,7 @@ impl Pattern {
 #[derive(Clone, Copy)]
 struct Month {
     length: u32,
-    /// 0 is Sunday.
+    /// Weekday of the first day of the month; 0 is Sunday.
     first_weekday: u32,
 }
 
@@ -115,12 +116,12 @@ impl Month {
         (1 << (self.length + 1)) - 2
     }
 
-    /// Returns the weekday of a day; 0 is Sunday.
+    /// Returns the weekday of a day of the month; 0 is Sunday.
     fn weekday(self, day: u32) -> u32 {
         (self.first_weekday + day - 1) % 7
     }
 
-    /// Returns the weekday (Monday to Friday) nearest to `day` within the month.
+    /// Returns the weekday (Monday to Friday) in the month that is nearest to `day`.
     fn workday_near(self, day: u32) -> u32 {
         match self.weekday(day) {
             6 if day > 1 => day - 1,
@@ -159,7 +160,7 @@ impl Weekdays {
     }
 }
 
-/// Returns the lowest set bit at or above `from`.
+/// Returns the number of the lowest set bit at or above `from`; `None` if there is none.
 fn bit_from(mask: u64, from: u32) -> Option<u32> {
     let rest = mask.checked_shr(from).unwrap_or(0);
     (rest != 0).then(|| from + rest.trailing_zeros())

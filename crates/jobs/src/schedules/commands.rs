@@ -1,4 +1,4 @@
-//! Commands on schedules. Each writes an audit entry.
+//! Commands on schedules. Each command that changes something writes an audit entry.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::run::{self, PlannedOccurrence};
 use crate::model::JobId;
 use crate::rows::schedules as rows;
 
-/// Creates a schedule. Its owner is the component of Kith that calls, or `admin`.
+/// Creates a schedule. Its owner is the component of Kith that calls this function, or else `admin`.
 ///
 /// # Errors
-/// Returns [`ScheduleError::TooMany`], [`ScheduleError::Over`] if the schedule has no future run,
-/// [`ScheduleError::Taken`] if the name exists, or a validation error.
+/// Returns [`ScheduleError::TooMany`] if the maximum number of schedules exists, [`ScheduleError::Over`] if
+/// the schedule has no future run, [`ScheduleError::Taken`] if the name exists, or a validation error.
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -41,7 +41,7 @@ pub fn create(
     Ok(schedule)
 }
 
-/// Returns the owner of a schedule. The user who created it is recorded in the audit log only.
+/// Returns the owner of a new schedule. The user who creates it is recorded only in the audit log.
 fn owner(ctx: &Ctx) -> String {
     match &ctx.actor {
         Actor::System(part) => format!("system:{part}"),
@@ -49,7 +49,7 @@ fn owner(ctx: &Ctx) -> String {
     }
 }
 
-/// Returns a schedule that starts now.
+/// Creates a schedule whose occurrences are planned from now on.
 pub(super) fn new_schedule(
     ctx: &Ctx,
     name: &str,
@@ -75,8 +75,8 @@ pub(super) fn new_schedule(
     })
 }
 
-/// Returns the schedule with a new plan. If its times are the same, it keeps its progress; otherwise it is
-/// planned from now on.
+/// Returns the schedule with a new plan. If the times of the plan are the same, the schedule keeps its
+/// progress. Otherwise its occurrences are planned from now on.
 pub(super) fn with_plan(ctx: &Ctx, before: &Schedule, mut plan: Plan) -> Result<Schedule, ScheduleError> {
     let times = |plan: &Plan| (plan.schedule.clone(), plan.starts_at, plan.ends_at);
     let same = times(&before.plan) == times(&plan);
@@ -107,7 +107,7 @@ pub fn find_to_change(tx: &Tx<'_>, name: &str) -> Result<Option<Schedule>, kith_
     rows::find(tx, name)
 }
 
-/// Locks a schedule for a change. With a revision, fails unless it is the current one.
+/// Locks a schedule for a change and returns it. If a revision is given, it must be the current revision.
 fn lock_schedule(tx: &Tx<'_>, name: &str, revision: Option<i64>) -> Result<Schedule, ScheduleError> {
     tx.lock(LOCK, [name])?;
     let schedule = rows::find(tx, name)?.ok_or(ScheduleError::Unknown)?;
@@ -128,8 +128,8 @@ pub(super) fn save(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<(
 /// Changes the plan of a schedule with `change`.
 ///
 /// # Errors
-/// Returns [`ScheduleError::DeclaredChanges`] if the schedule is declared in code,
-/// [`ScheduleError::Unknown`], [`ScheduleError::Changed`] if `revision` is not the current one,
+/// Returns [`ScheduleError::Declared`] if the schedule is declared in code, [`ScheduleError::Unknown`] if it
+/// does not exist, [`ScheduleError::Changed`] if `revision` is not the current revision,
 /// [`ScheduleError::Over`] if it has no future run, or a validation error.
 pub fn change(
     tx: &Tx<'_>,
@@ -156,11 +156,11 @@ pub fn change(
     Ok(after)
 }
 
-/// Deletes a schedule and the records of its past runs. Jobs that it has enqueued stay.
+/// Deletes a schedule and the records of its past runs. Jobs that it has enqueued are not deleted.
 ///
 /// # Errors
-/// Returns [`ScheduleError::DeclaredChanges`] if the schedule is declared in code,
-/// [`ScheduleError::Unknown`], or [`ScheduleError::Changed`] if `revision` is not the current one.
+/// Returns [`ScheduleError::Declared`] if the schedule is declared in code, [`ScheduleError::Unknown`] if it
+/// does not exist, or [`ScheduleError::Changed`] if `revision` is not the current revision.
 pub fn delete(tx: &Tx<'_>, ctx: &Ctx, name: &str, revision: Option<i64>) -> Result<(), ScheduleError> {
     if lock_schedule(tx, name, revision)?.is_declared {
         return Err(ScheduleError::Declared);
@@ -170,8 +170,8 @@ pub fn delete(tx: &Tx<'_>, ctx: &Ctx, name: &str, revision: Option<i64>) -> Resu
     Ok(())
 }
 
-/// Pauses or resumes a schedule. Occurrences during a pause do not count as missed; [`backfill`] can run
-/// them.
+/// Pauses or resumes a schedule. Occurrences during a pause do not count as missed. They can be run with
+/// [`backfill`].
 ///
 /// # Errors
 /// Returns [`ScheduleError::Unknown`] if the schedule does not exist.
@@ -191,7 +191,7 @@ pub fn set_paused(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<Sc
     Ok(after)
 }
 
-/// Runs a schedule immediately, regardless of its times, of a pause and of other runs.
+/// Enqueues a run of a schedule immediately, regardless of its times, of a pause and of other runs.
 ///
 /// # Errors
 /// Returns [`ScheduleError::Unknown`] if the schedule does not exist.
@@ -216,14 +216,14 @@ pub fn run_now(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<JobId, ScheduleErro
 /// Result of a backfill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackfillResult {
-    /// Times and jobs of the occurrences that were enqueued, earliest first.
+    /// Times and jobs of the enqueued occurrences, earliest first.
     pub jobs: Vec<(Timestamp, JobId)>,
-    /// Number of occurrences that had been run or skipped before.
+    /// Number of occurrences that had already been run or skipped.
     pub skipped: i64,
 }
 
-/// Runs the occurrences from `from` (inclusive) to `to` (exclusive) that have not been run. If runs of the
-/// schedule must not overlap, each waits for the previous one.
+/// Enqueues the occurrences from `from` (inclusive) to `to` (exclusive) that have not been run. If runs of
+/// the schedule must not overlap, each run waits for the previous one.
 ///
 /// # Errors
 /// Returns [`ScheduleError::TooWide`] if there are more than [`MAX_BACKFILL_RUNS`] or if `to` is in the

@@ -1,4 +1,4 @@
-//! Schedules declared in code. The database is updated to match them at each start.
+//! Schedules declared in code. At each start, the schedules in the database are updated to the declarations.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use super::queries::ScheduleFilter;
 use crate::jobs::Jobs;
 use crate::rows::schedules as rows;
 
-/// Changes made to match the declared schedules.
+/// Changes that were made in the database to match the declared schedules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeclaredChanges {
-    /// New schedules.
+    /// Names of new schedules.
     pub added: Vec<String>,
-    /// Schedules whose plan has changed. They keep their progress if their times are the same.
+    /// Names of schedules whose plan has changed. They keep their progress if their times are the same.
     pub changed: Vec<String>,
-    /// Schedules that are no longer declared, and were deleted.
+    /// Names of schedules that are no longer declared and were deleted.
     pub removed: Vec<String>,
 }
 
 impl Jobs {
-    /// Updates the declared schedules in the database to those of this build. `declared` lists the schedules
-    /// of each module. A pause is kept.
+    /// Updates the schedules in the database to the declarations of this build. `declared` lists the
+    /// schedules of each module. Schedules that are paused stay paused.
     ///
     /// # Errors
     /// Returns [`Error::Fault`] if a declaration is invalid, or the error of the database.
@@ -54,7 +54,7 @@ fn declare(
     let names = rows::list(tx, &filter, i64::MAX)?.into_iter().map(|one| one.name);
     let all: Vec<_> = names.chain(wanted.keys().cloned()).collect();
     tx.lock(LOCK, &all)?;
-    // Read again under the lock, because another node may have changed them.
+    // The schedules are read again under the lock, because another node may have changed them.
     let known = rows::list(tx, &filter, i64::MAX)?;
     let mut done = DeclaredChanges::default();
     for before in known {

@@ -1,20 +1,20 @@
-//! Schedules. [`Spec`] defines the times: cron patterns and intervals in a time zone; it is pure. The other
-//! modules store schedules and enqueue one job for each occurrence, exactly once, with any number of nodes,
-//! restarts and clock changes.
+//! Schedules. [`Spec`] defines the times of a schedule: cron patterns and intervals in a time zone. It
+//! accesses neither the clock nor the database. The other files store schedules and enqueue exactly one job
+//! for each occurrence, even with several nodes, restarts and clock changes.
 //!
 //! # Syntax
 //!
-//! * Five fields, `minute hour day-of-month month day-of-week`; six, with seconds first; seven, with a year
-//!   (1970 to 2199) last. Each field is a comma-separated list of values `5`, ranges `1-5`, and steps of
-//!   ranges `*/15`, `1-31/2`. Months and weekdays have three-letter names; Sunday is 0 and 7. `?` means `*`
-//!   in the two day fields.
-//! * Days of the month: `L` is the last day, `LW` the last weekday (Monday to Friday), `15W` the weekday
-//!   nearest to the 15th within the month. Days of the week: `FRI#2` is the second Friday, `FRIL` the last
-//!   one.
-//! * If both day fields are restricted, a day matches if either does, as in every cron. With `+` before the
-//!   day of the week, both must match: `0 0 13 * +FRI`.
-//! * `@yearly` (`@annually`), `@monthly`, `@weekly`, `@daily` (`@midnight`), `@hourly`.
-//! * `@every 90s`, `@every 1h30m`: hours, minutes and seconds of elapsed time.
+//! * Five fields: `minute hour day-of-month month day-of-week`. Six fields: seconds are first. Seven fields:
+//!   seconds are first and a year (1970 to 2199) is last. Each field is a comma-separated list of values `5`,
+//!   ranges `1-5`, and steps of ranges `*/15`, `1-31/2`. Months and weekdays have three-letter names; Sunday
+//!   is 0 and 7. `?` means `*` in the two day fields.
+//! * Days of the month: `L` is the last day, `LW` the last weekday (Monday to Friday), and `15W` the weekday
+//!   nearest to the 15th in the month. Days of the week: `FRI#2` is the second Friday, and `FRIL` the last
+//!   Friday.
+//! * If both day fields are restricted, a day matches if one of the fields matches, as in other crons. With
+//!   `+` before the day of the week, both fields must match: `0 0 13 * +FRI`.
+//! * Nicknames: `@yearly` (`@annually`), `@monthly`, `@weekly`, `@daily` (`@midnight`), `@hourly`.
+//! * Intervals: `@every 90s`, `@every 1h30m`, with hours, minutes and seconds of elapsed time.
 //!
 //! A pattern that matches no day from 1970 to 2199, such as the 30th of February, is rejected.
 //!

@@ -1,4 +1,4 @@
-//! Schedule model: plan, time, and policies for missed and overlapping runs.
+//! Schedule model: plans, occurrences, and policies for missed and overlapping runs.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use crate::model::{DEFAULT_PRIORITY, Invalid, JobId, check_name};
 use crate::retry::RetryPolicy;
 
 pub(super) const LOCK: &str = "job schedule";
-/// Maximum number of missed runs to catch up on, and of runs in one backfill.
+/// Maximum number of missed runs that are caught up on, and maximum number of runs in one backfill.
 pub const MAX_BACKFILL_RUNS: i64 = 1_000;
 /// Maximum number of schedules in a database.
 pub const MAX_SCHEDULES: i64 = 10_000;
-/// Maximum jitter.
+/// Maximum random delay of a run.
 pub const MAX_JITTER: Duration = days(1);
 
-/// Policy for missed occurrences: those that no node has run within a minute of their time.
+/// Policy for missed occurrences. An occurrence is missed if no node has run it within a minute of its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Missed {
-    /// Runs none of them.
+    /// Runs no missed occurrence.
     Skip,
-    /// Runs the latest, unless an occurrence that was not missed is due as well.
+    /// Runs the latest missed occurrence, unless an occurrence that was not missed is also due.
     #[default]
     Latest,
-    /// Runs all of them, up to `missed_cap` of the latest.
+    /// Runs all missed occurrences, but at most the latest `missed_cap`.
     All,
 }
 
@@ -36,26 +36,26 @@ pub enum Missed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
-    /// Runs both at the same time.
+    /// Runs both jobs at the same time.
     #[default]
     Allow,
     /// Skips the occurrence.
     Skip,
-    /// Runs it after the earlier one; skips it if a hundred runs are waiting already.
+    /// Runs the occurrence after the earlier run. If 100 runs are already waiting, the occurrence is skipped.
     Queue,
-    /// Cancels the earlier run, and runs the occurrence when that has ended.
+    /// Cancels the earlier run, and runs the occurrence after the earlier run has ended.
     Cancel,
 }
 
-/// Reason for an occurrence.
+/// Reason why an occurrence was run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// The occurrence was due.
     Due,
-    /// The occurrence was missed and has been caught up on.
+    /// The occurrence was missed and was caught up on.
     Missed,
-    /// A run was requested immediately.
+    /// An immediate run was requested.
     Now,
     /// A backfill was requested.
     Backfill,
@@ -78,11 +78,11 @@ pub struct Plan {
     pub priority: i64,
     /// Retry policy of a run.
     pub retry: RetryPolicy,
-    /// Time limit of a run; a run that exceeds it fails. Zero: no limit.
+    /// Time limit of a run. A run that exceeds it fails. Zero means no limit.
     pub timeout: Duration,
-    /// Times, in the syntax of [`Spec`].
+    /// Times of the occurrences, in the syntax of [`Spec`].
     pub schedule: String,
-    /// IANA time zone.
+    /// Name of the IANA time zone.
     pub zone: String,
     /// Policy for missed occurrences.
     pub missed: Missed,
@@ -92,14 +92,15 @@ pub struct Plan {
     pub overlap: Overlap,
     /// Maximum random delay of each run.
     pub jitter: Duration,
-    /// Earliest time of an occurrence, inclusive.
+    /// Lower bound of the times of occurrences, inclusive.
     pub starts_at: Option<Timestamp>,
-    /// Latest time of an occurrence, exclusive.
+    /// Upper bound of the times of occurrences, exclusive.
     pub ends_at: Option<Timestamp>,
 }
 
 impl Plan {
-    /// Creates a plan with the defaults: UTC, the latest missed run, overlaps allowed, no jitter.
+    /// Creates a plan with these defaults: UTC, the latest missed occurrence is run, runs may overlap, no
+    /// jitter.
     pub fn new(queue: impl Into<String>, kind: impl Into<String>, schedule: impl Into<String>) -> Self {
         Self {
             queue: queue.into(),
@@ -119,7 +120,7 @@ impl Plan {
         }
     }
 
-    /// Returns the job of a run.
+    /// Returns the job that a run enqueues.
     pub(super) fn job(&self) -> NewJob {
         NewJob::new(&self.queue, &self.kind, &self.payload)
             .priority(self.priority)
@@ -127,7 +128,7 @@ impl Plan {
             .timeout(self.timeout)
     }
 
-    /// Validates the plan and returns its times. Intervals are counted from `anchor`.
+    /// Validates the plan and returns its parsed times. `anchor` is the start of `@every` intervals.
     ///
     /// # Errors
     /// Returns [`ScheduleError::Invalid`] or [`ScheduleError::Spec`] if a field is invalid.
@@ -147,7 +148,8 @@ impl Plan {
         Ok(Spec::parse(&self.schedule, &self.zone, anchor)?)
     }
 
-    /// Returns the first occurrence after `after` within `starts_at` and `ends_at`.
+    /// Returns the first occurrence after `after` that is within `starts_at` and `ends_at`; `None` if there
+    /// is none.
     pub fn next_after(&self, spec: &Spec, after: Timestamp) -> Option<Timestamp> {
         let first = self.starts_at.map_or(after, |starts| after.max(starts - Duration::from_millis(1)));
         spec.next_after(first).filter(|at| self.ends_at.is_none_or(|ends| *at < ends))
@@ -160,28 +162,29 @@ impl Plan {
     }
 }
 
-/// Schedule.
+/// Stored schedule with its progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// Unique name.
     pub name: String,
-    /// Owner: `module:…` if declared in code, `system:…` for a component of Kith, else `admin`.
+    /// Owner: `module:…` if declared in code, `system:…` if created by a component of Kith, `admin`
+    /// otherwise.
     pub owner: String,
     /// True if the schedule is declared in code, and can only be changed there.
     pub is_declared: bool,
     /// Job and times.
     pub plan: Plan,
-    /// Start of `@every` intervals.
+    /// Time from which `@every` intervals are counted.
     pub anchor_at: Timestamp,
     /// True if the schedule is paused.
     pub paused: bool,
-    /// Next occurrence; `None` if there is no further one.
+    /// Time of the next occurrence; `None` if no occurrence follows.
     pub next_run_at: Option<Timestamp>,
-    /// Latest occurrence that was due or missed.
+    /// Time of the latest occurrence that was run as due or missed, or skipped by the overlap policy.
     pub last_run_at: Option<Timestamp>,
-    /// Time up to which occurrences have been decided.
+    /// Time up to which it was decided which occurrences run.
     pub decided_until: Timestamp,
-    /// Revision number; it grows with each change.
+    /// Revision number. It increases by one with each change.
     pub revision: i64,
     /// Time of creation.
     pub created_at: Timestamp,
@@ -189,23 +192,23 @@ pub struct Schedule {
     pub updated_at: Timestamp,
 }
 
-/// Decided occurrence.
+/// Occurrence that was run or skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occurrence {
     /// Time of the occurrence.
     pub at: Timestamp,
     /// Reason for the occurrence.
     pub origin: Origin,
-    /// Job of the run; `None` if it was skipped because an earlier run had not ended.
+    /// Job of the occurrence; `None` if the occurrence was skipped because an earlier run had not ended.
     pub job: Option<JobId>,
-    /// Time of the decision.
+    /// Time at which it was decided to run or skip the occurrence.
     pub decided_at: Timestamp,
 }
 
 /// Schedule declared in code.
 #[derive(Clone, Copy, Debug)]
 pub struct DeclaredSchedule {
-    /// Name: that of the module, a dot, and a purpose.
+    /// Name of the schedule: the name of the module, a dot, and a purpose.
     pub name: &'static str,
     /// Queue.
     pub queue: &'static str,
@@ -213,25 +216,25 @@ pub struct DeclaredSchedule {
     pub kind: &'static str,
     /// Payload, a JSON text.
     pub payload: &'static str,
-    /// Times, in the syntax of [`Spec`].
+    /// Times of the occurrences, in the syntax of [`Spec`].
     pub schedule: &'static str,
-    /// IANA time zone.
+    /// Name of the IANA time zone.
     pub zone: &'static str,
-    /// Policy for missed occurrences; [`Missed::All`] runs the latest hundred.
+    /// Policy for missed occurrences. [`Missed::All`] runs at most the latest 100.
     pub missed: Missed,
     /// Policy for overlapping runs.
     pub overlap: Overlap,
     /// Retry policy of a run.
     pub retry: RetryPolicy,
-    /// Time limit of a run; a run that exceeds it fails. Zero: no limit.
+    /// Time limit of a run. A run that exceeds it fails. Zero means no limit.
     pub timeout: Duration,
     /// Maximum random delay of each run.
     pub jitter: Duration,
 }
 
 impl DeclaredSchedule {
-    /// Creates a schedule with the defaults: UTC, an empty payload, the latest missed run, no overlapping
-    /// runs.
+    /// Creates a schedule with these defaults: UTC, an empty payload, the latest missed occurrence is run,
+    /// runs do not overlap.
     pub const fn new(
         name: &'static str,
         queue: &'static str,
@@ -253,8 +256,8 @@ impl DeclaredSchedule {
         }
     }
 
-    /// Creates a schedule for recurring maintenance in the queue `maintenance`, with three short attempts per
-    /// run.
+    /// Creates a schedule for recurring maintenance in the queue `maintenance`. Each run has three attempts,
+    /// with delays of at most 10 seconds.
     pub const fn maintenance(kind: &'static str, schedule: &'static str) -> Self {
         let retry = RetryPolicy::times(3).waiting(Duration::from_secs(2), Duration::from_secs(10));
         Self { retry, ..Self::new(kind, "maintenance", kind, schedule) }
@@ -275,7 +278,7 @@ impl DeclaredSchedule {
     }
 }
 
-/// Reason why a request about a schedule was rejected.
+/// Reason why a command on a schedule was rejected.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ScheduleError {
     /// A field of the plan is invalid.
@@ -287,7 +290,7 @@ pub enum ScheduleError {
     /// The schedule has no future run.
     #[error("the schedule has no future run")]
     Over,
-    /// The name is taken.
+    /// A schedule with this name exists.
     #[error("a schedule with this name exists")]
     Taken,
     /// The database has the maximum number of schedules.

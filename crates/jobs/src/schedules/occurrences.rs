@@ -1,4 +1,5 @@
-//! Mapping of schedules to points in time, with the rules for daylight saving time in `mod.rs`.
+//! Calculation of the times at which a schedule runs. It follows the rules for daylight saving time in
+//! `mod.rs`.
 
 use jiff::SignedDuration;
 use jiff::civil::DateTime;
@@ -9,8 +10,8 @@ use super::pattern::Pattern;
 use super::spec::{Recurrence, Spec};
 
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
-/// Time that [`Spec::latest_until`] searches back: longer than the eight years that can lie between two leap
-/// days, and than the rarest patterns that also restrict the weekday.
+/// Time by which [`Spec::latest_until`] searches back, in milliseconds. It is longer than the eight years
+/// that can lie between two leap days, and covers rare patterns that also restrict the weekday.
 const MAX_LOOKBACK_MS: i64 = 45 * 366 * 86_400_000;
 
 impl Spec {
@@ -37,17 +38,18 @@ impl Spec {
         }
     }
 
-    /// Returns the runs after `after`, without end unless the pattern has one.
+    /// Returns the runs after `after`, in order. The iterator ends only if the pattern has no further run.
     pub fn runs_after(&self, after: Timestamp) -> impl Iterator<Item = Timestamp> + '_ {
         std::iter::successors(self.next_after(after), |at| self.next_after(*at))
     }
 
-    /// Returns the last run at or before `until`, or `None` if there is none in the 45 years before.
+    /// Returns the last run at or before `until`, or `None` if there is no run in the 45 years before
+    /// `until`.
     pub fn latest_until(&self, until: Timestamp) -> Option<Timestamp> {
         let happens_after =
             |ms: i64| self.next_after(Timestamp::from_millis(ms)).filter(|next| *next <= until);
         let mut back_ms = 1;
-        // Invariant: there is a run between `low` and `until`, and none after `high`.
+        // Invariant: there is a run after `low` and up to `until`, and no run after `high` and up to `until`.
         let (mut low, mut high) = loop {
             let low = until.as_millis().checked_sub(back_ms)?;
             if happens_after(low).is_some() {
@@ -65,8 +67,8 @@ impl Spec {
         happens_after(low)
     }
 
-    /// Returns the first `limit` runs from `from` (inclusive) to `to` (exclusive), and whether there are
-    /// more.
+    /// Returns the first `limit` runs from `from` (inclusive) to `to` (exclusive), and true if more runs
+    /// follow before `to`.
     pub fn between(&self, from: Timestamp, to: Timestamp, limit: usize) -> (Vec<Timestamp>, bool) {
         let just_before = Timestamp::from_millis(from.as_millis().saturating_sub(1));
         let mut runs = self.runs_after(just_before).take_while(|at| *at < to);
@@ -76,7 +78,7 @@ impl Spec {
     }
 
     /// Returns the last `limit` runs after `after` (exclusive) up to `until` (inclusive), earliest first. The
-    /// cost does not depend on the number of runs in between.
+    /// cost does not depend on the number of runs between the two times.
     pub fn latest_between(&self, after: Timestamp, until: Timestamp, limit: usize) -> Vec<Timestamp> {
         let before = |at: Timestamp| self.latest_until(Timestamp::from_millis(at.as_millis() - 1));
         let last = std::iter::successors(self.latest_until(until), |at| before(*at));
@@ -86,8 +88,8 @@ impl Spec {
     }
 }
 
-/// Applies rule 1. Ascending local times map to ascending or equal points in time, so the first local time
-/// that maps to a point after `after` gives the next run.
+/// Returns the next run according to rule 1. Ascending local times map to ascending or equal points in time.
+/// Therefore the first local time that maps to a point after `after` is the next run.
 fn times_of_day(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
     let mut from = zone.to_datetime(after).checked_add(SECOND).ok()?;
     loop {
@@ -96,13 +98,14 @@ fn times_of_day(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> O
         if named.at > after {
             return Some(named.at);
         }
-        // This is the second time that the clocks show this local time; the next candidate comes when they
-        // stop repeating.
+        // The clocks show this local time for the second time. The next candidate is after the repeated
+        // period.
         from = named.repeated_until.unwrap_or(local).max(local.checked_add(SECOND).ok()?);
     }
 }
 
-/// Applies rule 2. Between two transitions, local time advances like elapsed time.
+/// Returns the next run according to rule 2. Between two changes of the offset, local time advances like
+/// elapsed time.
 fn interval(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> Option<jiff::Timestamp> {
     let mut from = after.checked_add(SECOND).ok()?;
     loop {
@@ -116,7 +119,7 @@ fn interval(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> Optio
     }
 }
 
-/// Point in time that a local time maps to.
+/// Point in time to which a local time is mapped.
 struct ResolvedTime {
     at: jiff::Timestamp,
     /// End of the repeated period in local time, if the local time occurs twice.
@@ -142,7 +145,7 @@ impl ResolvedTime {
     }
 }
 
-/// Returns the first transition after `from` to this offset.
+/// Returns the first transition after `from` whose new offset is `to`.
 fn transition(zone: &TimeZone, from: jiff::Timestamp, to: Offset) -> Option<jiff::Timestamp> {
     zone.following(from).find(|transition| transition.offset() == to).map(|transition| transition.timestamp())
 }
@@ -165,7 +168,7 @@ mod tests {
         runs.iter().map(|run| run.to_string().replace(":00.000Z", "Z")).collect()
     }
 
-    /// Regression test for bull#2207 and node-cron#563.
+    /// Regression test for a fault that is known from bull#2207 and node-cron#563.
     #[test]
     fn daily_job_runs_once_on_day_of_clock_change() {
         let vienna = "Europe/Vienna";
@@ -205,7 +208,7 @@ mod tests {
 
     #[test]
     fn skipped_day_is_run_once() {
-        // Samoa skipped the 30th of December 2011: the 31st began at 10:00Z on the 30th.
+        // Samoa skipped the 30th of December 2011. The 31st began there at 10:00Z on the 30th.
         assert_eq!(
             runs("0 9,17 * * *", "Pacific/Apia", "2011-12-29T12:00:00Z", "2011-12-31T12:00:00Z"),
             [

@@ -1,4 +1,4 @@
-//! Cron patterns: representation and parser, independent of time zones. `calendar.rs` finds the matching
+//! Cron patterns: representation and parser, independent of time zones. `calendar.rs` searches for matching
 //! local times.
 
 use std::fmt;
@@ -7,7 +7,7 @@ use super::SpecError;
 
 /// First year that a pattern can match.
 pub(super) const FIRST_YEAR: u32 = 1970;
-/// Last year that a pattern can match, and the end of the search.
+/// Last year that a pattern can match. The search for a run ends there.
 pub(super) const LAST_YEAR: u32 = 2199;
 
 const ALL_HOURS: u64 = (1 << 24) - 1;
@@ -18,49 +18,49 @@ const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 /// Field of a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// 0 to 59; the first of six or seven fields.
+    /// Second, 0 to 59. It is the first of six or seven fields.
     Second,
-    /// 0 to 59.
+    /// Minute, 0 to 59.
     MinuteCounts,
-    /// 0 to 23.
+    /// Hour, 0 to 23.
     Hour,
-    /// 1 to 31.
+    /// Day of the month, 1 to 31.
     DayOfMonth,
-    /// 1 to 12, or a name.
+    /// Month, 1 to 12 or a name.
     Month,
-    /// 0 to 7, where 0 and 7 are Sunday, or a name.
+    /// Day of the week, 0 to 7 or a name. Both 0 and 7 are Sunday.
     DayOfWeek,
-    /// 1970 to 2199; the last of seven fields.
+    /// Year, 1970 to 2199. It is the last of seven fields.
     Year,
 }
 
-/// Error in an item of a field.
+/// Error in one item of a field's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// Two commas in a row, or one at the beginning or end.
+    /// The item is empty: two commas in a row, or a comma at the beginning or end.
     #[error("is empty")]
     Empty,
-    /// Neither a number nor a name that the field accepts.
+    /// The item is neither a number nor a name that the field accepts.
     #[error("is not a value of this field")]
     NotAValue,
-    /// A number outside the bounds of the field.
+    /// The number is outside the bounds of the field.
     #[error("is not between {0} and {1}")]
     OutOfRange(u32, u32),
-    /// A range whose start is greater than its end.
+    /// The start of the range is greater than its end.
     #[error("begins after it ends")]
     Backwards,
-    /// A step that is zero, exceeds the width of the field, or is not a number.
+    /// The step is zero, exceeds the number of values of the field, or is not a number.
     #[error("has a step that is not between 1 and {0}")]
     Step(u32),
-    /// A step after a single value.
+    /// A step follows a single value.
     #[error("has a step, which needs a range such as 5-59/10 or */10")]
     StepOfOne,
-    /// `#` without a number from 1 to 5.
+    /// `#` is not followed by a number from 1 to 5.
     #[error("has no number from 1 to 5 behind #")]
     Nth,
 }
 
-/// Cron pattern: a set of local times, to the second.
+/// Cron pattern: a set of local times with a resolution of one second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
     /// Bit mask of seconds.
@@ -69,9 +69,9 @@ pub(super) struct Pattern {
     pub minutes: u64,
     /// Bit mask of hours.
     pub hours: u64,
-    /// Bit mask of months, from bit 1.
+    /// Bit mask of months. Bit 1 is January.
     pub months: u64,
-    /// Bit mask of years, from [`FIRST_YEAR`].
+    /// Bit mask of years. Bit 0 of the first word is [`FIRST_YEAR`].
     pub years: [u64; 4],
     pub days: Days,
     pub weekdays: Weekdays,
@@ -82,28 +82,28 @@ pub(super) struct Pattern {
 /// Days of the month.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Days {
-    /// True for `*` or `?`: only the weekdays restrict the day.
+    /// True for `*` or `?`: the days of the month do not restrict the day.
     pub any: bool,
-    /// Bit mask of days, from bit 1.
+    /// Bit mask of days. Bit 1 is the first day of the month.
     pub every: u64,
-    /// True for `L`.
+    /// True if `L` is listed: the last day of the month.
     pub last: bool,
-    /// True for `LW`.
+    /// True if `LW` is listed: the last weekday (Monday to Friday) of the month.
     pub last_workday: bool,
-    /// Bit mask of days with `W`, such as `15W`, from bit 1.
+    /// Bit mask of days with `W`, such as `15W`. Bit 1 is the first day of the month.
     pub near: u64,
 }
 
-/// Days of the week: bit 0 is Sunday, bit 6 Saturday.
+/// Days of the week as bit masks: bit 0 is Sunday, bit 6 is Saturday.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Weekdays {
-    /// True for `*` or `?`: only the days of the month restrict the day.
+    /// True for `*` or `?`: the days of the week do not restrict the day.
     pub any: bool,
-    /// Weekdays in every week of the month.
+    /// Weekdays that match in every week of the month.
     pub every: u64,
-    /// First to fifth weekday of the month, for `#`.
+    /// Weekdays that match only as the first to fifth of the month, for `#`.
     pub nth: [u64; 5],
-    /// Last weekday of the month, for `L`.
+    /// Weekdays that match only as the last of the month, for `L`.
     pub last: u64,
 }
 
@@ -133,7 +133,8 @@ impl Pattern {
         })
     }
 
-    /// Returns true if the pattern matches every hour, so that it continues through clock changes.
+    /// Returns true if the pattern matches every hour. Such a pattern is an interval and continues through
+    /// clock changes.
     pub fn is_interval(&self) -> bool {
         self.hours == ALL_HOURS
     }
@@ -151,7 +152,7 @@ impl Field {
         }
     }
 
-    /// Parses the items of a list.
+    /// Parses each item of a comma-separated list with `each`.
     fn items<T>(
         self,
         text: &str,
@@ -162,7 +163,7 @@ impl Field {
         text.split(',').map(item).collect()
     }
 
-    /// Parses an item without day letters into start, end and step.
+    /// Parses a value, a range or `*`, each with an optional step, into start, end and step.
     fn span(self, item: &str) -> Result<(u32, u32, u32), PatternError> {
         let (min, max) = self.bounds();
         let (range, step) = match item.split_once('/') {
@@ -183,7 +184,7 @@ impl Field {
         }
     }
 
-    /// Returns the last value of `*`: the weekday 7 would be Sunday again.
+    /// Returns the last value of `*`. For the day of the week it is 6, because 7 is Sunday again.
     fn width_end(self) -> u32 {
         if self == Self::DayOfWeek { 6 } else { u32::MAX }
     }
@@ -232,7 +233,7 @@ impl fmt::Display for Field {
     }
 }
 
-/// Parses a field with fewer than 64 values into a bit mask.
+/// Parses a field that has at most 64 values into a bit mask.
 fn mask(field: Field, text: &str) -> Result<u64, SpecError> {
     let spans = field.items(text, |item| field.span(item))?;
     Ok(spans.into_iter().fold(0, |mask, span| mask | bits(span)))
@@ -295,12 +296,12 @@ fn years(text: &str) -> Result<[u64; 4], SpecError> {
     Ok(years)
 }
 
-/// Parses digits only; `u32::from_str` also accepts a sign.
+/// Parses a number that consists of digits only. `u32::from_str` would also accept a sign.
 fn number(text: &str) -> Option<u32> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// Shortens an item for an error message.
+/// Shortens an item to 40 characters for an error message.
 fn shorten(item: &str) -> String {
     item.chars().take(40).collect()
 }

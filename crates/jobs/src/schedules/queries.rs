@@ -1,4 +1,4 @@
-//! Queries on schedules and their runs.
+//! Queries that read schedules and their runs.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, Query};
@@ -7,24 +7,24 @@ use super::model::{Occurrence, Schedule};
 use crate::model::JobRecord;
 use crate::rows::schedules as rows;
 
-/// Conditions on schedules. An absent condition matches every schedule.
+/// Conditions for a list of schedules. A condition that is `None` matches every schedule.
 #[derive(Clone, Debug, Default)]
 pub struct ScheduleFilter {
-    /// Lower bound of the name, exclusive, for paging.
+    /// Lower bound of the name, exclusive. It is used for paging.
     pub after: Option<String>,
     /// Queue.
     pub queue: Option<String>,
     /// Kind of the jobs.
     pub kind: Option<String>,
-    /// Paused schedules if true, others if false.
+    /// True matches paused schedules, false matches schedules that are not paused.
     pub paused: Option<bool>,
     /// Owner.
     pub owner: Option<String>,
-    /// Schedules declared in code if true, others if false.
+    /// True matches schedules that are declared in code, false matches other schedules.
     pub is_declared: Option<bool>,
 }
 
-/// Returns a schedule.
+/// Returns a schedule; `None` if there is none with this name.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -32,7 +32,7 @@ pub fn find_schedule(q: &Query<'_>, name: &str) -> Result<Option<Schedule>, Erro
     rows::find(q, name)
 }
 
-/// Returns up to `limit` schedules, by name.
+/// Returns up to `limit` schedules that match the filter, ordered by name.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -40,7 +40,8 @@ pub fn list_schedules(q: &Query<'_>, filter: &ScheduleFilter, limit: i64) -> Res
     rows::list(q, filter, limit)
 }
 
-/// Returns occurrences of a schedule before `before`, latest first, each with its job if that still exists.
+/// Returns up to `limit` occurrences of a schedule before `before`, latest first, each with its job if the
+/// job still exists.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.

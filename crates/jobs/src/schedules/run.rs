@@ -1,6 +1,6 @@
-//! Enqueues due occurrences. Each schedule is processed in its own transaction, which advances its progress
-//! by compare-and-set, inserts each occurrence under a unique key, and enqueues its job. Any number of nodes
-//! can run this concurrently.
+//! Enqueues due occurrences. Each schedule is processed in a separate transaction. It inserts each occurrence
+//! under a unique key, enqueues its job, and then updates the progress of the schedule if no other node has
+//! changed it. Several nodes can run this concurrently.
 
 use std::time::Duration;
 
@@ -17,26 +17,28 @@ use crate::model::JobId;
 use crate::retry::below;
 use crate::rows::schedules as rows;
 
-/// Delay after which an occurrence counts as missed.
+/// Time after which an occurrence that was not run counts as missed.
 const MISSED_AFTER: Duration = minutes(1);
-/// If a schedule was decided more than this far into the future, the clock has gone back.
+/// Maximum time by which `decided_until` may be ahead of the clock. If it is further ahead, the clock was set
+/// back.
 const CLOCK_TOLERANCE: Duration = minutes(1);
-/// Maximum number of runs that wait for another run of their schedule.
+/// Maximum number of runs of one schedule that wait for each other.
 const MAX_WAITING_RUNS: i64 = 100;
 /// Number of due schedules read at once.
 const BATCH_SIZE: i64 = 100;
 
-/// Result of a tick.
+/// Result of [`Jobs::tick`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TickResult {
     /// Number of jobs enqueued.
     pub jobs: usize,
-    /// Time of the next occurrence of any schedule.
+    /// Time of the earliest next occurrence of all schedules.
     pub next_run_at: Option<Timestamp>,
 }
 
 impl Jobs {
-    /// Enqueues the jobs of due occurrences. A schedule that fails does not affect others.
+    /// Enqueues the jobs of due occurrences of all schedules. An invalid schedule is logged and does not
+    /// affect others.
     ///
     /// # Errors
     /// Returns the error of the database, such as [`Error::Unavailable`].
@@ -67,7 +69,7 @@ impl Jobs {
     }
 }
 
-/// Decides all due occurrences of a schedule. Returns the number of jobs enqueued.
+/// Runs or skips all due occurrences of a schedule. Returns the number of jobs enqueued.
 fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
     tx.lock(LOCK, [name])?;
     let Some(before) = rows::find(tx, name)?.filter(|schedule| !schedule.paused) else { return Ok(0) };
@@ -97,13 +99,13 @@ fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
     Ok(jobs)
 }
 
-/// Returns the time from which occurrences are decided again after the clock went back. Those that have run
-/// are not run again, because they are recorded under their keys.
+/// Returns the time from which occurrences are decided again after the clock was set back. Occurrences that
+/// have run are not run again, because they are stored under unique keys.
 fn redecide_from(schedule: &Schedule, now: Timestamp) -> Timestamp {
     if schedule.updated_at > now { now } else { now - MISSED_AFTER }
 }
 
-/// Returns the occurrences to run, earliest first, with their reason: due or missed.
+/// Returns the occurrences to run, earliest first, with the reason: due or missed.
 fn due(
     spec: &Spec,
     schedule: &Schedule,
@@ -125,7 +127,7 @@ fn due(
     missed.chain(timely.into_iter().map(|at| (at, Origin::Due))).collect()
 }
 
-/// Enqueues the job of an occurrence according to the overlap policy. Returns true if it was enqueued.
+/// Enqueues the job of an occurrence if the overlap policy allows it. Returns true if the job was enqueued.
 fn run_occurrence(tx: &Tx<'_>, ctx: &Ctx, schedule: &Schedule, at: Timestamp) -> Result<bool, ScheduleError> {
     let live = match schedule.plan.overlap {
         Overlap::Allow => Vec::new(),
@@ -145,7 +147,7 @@ fn run_occurrence(tx: &Tx<'_>, ctx: &Ctx, schedule: &Schedule, at: Timestamp) ->
     Ok(true)
 }
 
-/// Cancels earlier runs. Returns those that are still running, with cancellation requested.
+/// Cancels earlier runs. Returns the jobs that are still running; their workers are requested to stop them.
 fn cancel_all(tx: &Tx<'_>, ctx: &Ctx, live: Vec<JobId>) -> Result<Vec<JobId>, ScheduleError> {
     let mut running = Vec::new();
     for job in live {
@@ -156,10 +158,10 @@ fn cancel_all(tx: &Tx<'_>, ctx: &Ctx, live: Vec<JobId>) -> Result<Vec<JobId>, Sc
     Ok(running)
 }
 
-/// Occurrence to be enqueued.
+/// Occurrence whose job is to be enqueued.
 pub(super) struct PlannedOccurrence<'a> {
     pub at: Timestamp,
-    /// Jobs that must end first, in any state.
+    /// Jobs that must end before the job of this occurrence runs. They may also fail.
     pub after: &'a [JobId],
     pub delay: Duration,
 }

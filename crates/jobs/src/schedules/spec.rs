@@ -1,4 +1,4 @@
-//! Parsed schedule: a pattern or an interval, and a time zone. The syntax is described in `mod.rs`.
+//! Parsed schedule: a pattern or an interval, and a time zone. `mod.rs` describes the syntax.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use kith_kernel::{Timestamp, days};
 
 use super::pattern::{Field, Pattern, PatternError};
 
-/// Maximum length of a schedule in characters. A list of all seconds and all minutes has 340.
+/// Maximum length of a schedule in characters. A pattern that lists all seconds and all minutes has 340.
 pub const MAX_LENGTH: usize = 500;
 /// Maximum period of `@every`.
 pub const MAX_PERIOD: Duration = days(366);
@@ -22,7 +22,7 @@ const NICKNAMES: &[(&str, &str)] = &[
     ("@hourly", "0 * * * *"),
 ];
 
-/// Recurring times.
+/// Times at which a schedule runs.
 #[derive(Clone, Debug)]
 pub struct Spec {
     pub(super) recurs: Recurrence,
@@ -33,36 +33,36 @@ pub struct Spec {
 #[derive(Clone, Debug)]
 pub(super) enum Recurrence {
     Pattern(Box<Pattern>),
-    /// Period in milliseconds, a whole number of seconds.
+    /// Interval. The period is in milliseconds and a whole number of seconds.
     Interval(i64),
 }
 
 /// Reason why a schedule was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// More than [`MAX_LENGTH`] characters.
+    /// The schedule has more than [`MAX_LENGTH`] characters.
     #[error("it has more than {MAX_LENGTH} characters")]
     TooLong,
-    /// Neither five, six nor seven fields.
+    /// The pattern does not have five, six or seven fields.
     #[error("it has {0} fields; a pattern has 5, or 6 with seconds first, or 7 with a year last")]
     Fields(usize),
     /// An item of a field is invalid.
     #[error("{field} field: `{item}` {fault}")]
     Field {
-        /// Field.
+        /// Field that contains the invalid item.
         field: Field,
-        /// Item, shortened to 40 characters.
+        /// Invalid item, shortened to 40 characters.
         item: String,
-        /// Error in the item.
+        /// Description of the error.
         fault: PatternError,
     },
-    /// Unknown word after `@`.
+    /// The word after `@` is unknown.
     #[error("there are @yearly, @monthly, @weekly, @daily, @hourly and @every, followed by a duration")]
     Nickname,
     /// `@every` is not followed by a valid duration.
     #[error("@every is followed by hours, minutes and seconds such as 90s or 1h30m, from 1 s to 8784h")]
     Interval,
-    /// No day matches.
+    /// The pattern matches no day.
     #[error("it never happens: no day from 1970 to 2199 matches")]
     Never,
     /// The IANA database has no time zone with this name.
@@ -71,7 +71,7 @@ pub enum SpecError {
 }
 
 impl SpecError {
-    /// Returns true if the time zone was rejected, and not the schedule.
+    /// Returns true if the time zone is invalid, and false if the schedule is.
     pub fn is_zone(&self) -> bool {
         matches!(self, Self::Zone)
     }
@@ -123,7 +123,8 @@ impl Recurrence {
     }
 }
 
-/// Parses a duration such as `1h30m`: each unit at most once, from the largest to the smallest.
+/// Parses a duration such as `1h30m` into milliseconds. Each unit may occur once, from the largest to the
+/// smallest.
 fn period_ms(mut text: &str) -> Option<i64> {
     let mut seconds = 0_i64;
     for (unit, length) in [('h', 3_600), ('m', 60), ('s', 1)] {

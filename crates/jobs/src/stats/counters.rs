@@ -1,4 +1,4 @@
-//! Counts of this process by queue and kind.
+//! Counts of jobs in this process, by queue and kind.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,33 +9,33 @@ use serde::Serialize;
 use crate::finish::ReportOutcome;
 use crate::model::JobState;
 
-/// Upper bounds of the duration buckets, in milliseconds.
+/// Upper bounds of the buckets for the durations of attempts, in milliseconds.
 pub const DURATION_BUCKETS_MS: [u64; 12] =
     [1, 5, 10, 50, 100, 500, 1_000, 5_000, 15_000, 60_000, 300_000, 3_600_000];
-/// Maximum number of queue and kind pairs counted separately. Clients choose the names, so the number must be
-/// bounded.
+/// Maximum number of pairs of queue and kind that are counted separately. It is limited because clients
+/// choose the names.
 const MAX_KINDS: usize = 1_000;
-/// Name under which all others are counted.
+/// Name under which all further pairs are counted.
 const OTHER: &str = "(other)";
 
 /// Counts for jobs of one kind in one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct JobCounts {
-    /// Attempts started.
+    /// Number of attempts started.
     pub started: i64,
-    /// Jobs completed.
+    /// Number of jobs completed.
     pub completed: i64,
-    /// Attempts failed.
+    /// Number of attempts failed.
     pub failed: i64,
-    /// Jobs moved to the dead letters.
+    /// Number of jobs moved to the dead letters.
     pub dead: i64,
-    /// Running jobs cancelled.
+    /// Number of running jobs cancelled.
     pub cancelled: i64,
     /// Total duration of the attempts in milliseconds.
     pub run_ms: i64,
-    /// Total time in milliseconds between the time at which jobs were due and their claim.
+    /// Total time in milliseconds that jobs waited from their due time to their claim.
     pub wait_ms: i64,
-    /// Longest attempt in milliseconds.
+    /// Duration of the longest attempt in milliseconds.
     pub longest_ms: i64,
 }
 
@@ -44,7 +44,7 @@ pub struct JobCounts {
 pub struct JobTotals {
     /// Counts.
     pub counts: JobCounts,
-    /// Attempts by duration; the last bucket has no upper bound.
+    /// Number of attempts by duration. The last bucket has no upper bound.
     pub durations: [u64; DURATION_BUCKETS_MS.len() + 1],
 }
 
@@ -74,7 +74,8 @@ impl JobCounts {
 }
 
 impl JobCounters {
-    /// Adds to the counts of a job. `took` is the duration of the attempt, if one ended.
+    /// Adds `counts` to the counts of a queue and kind. `took` is the duration of the attempt, if an attempt
+    /// has ended.
     pub fn record(&self, queue: &str, kind: &str, counts: JobCounts, took: Option<Duration>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = (queue.to_owned(), kind.to_owned());
@@ -133,12 +134,12 @@ impl JobCounters {
             (counts != JobCounts::default()).then(|| (queue.clone(), kind.clone(), counts))
         };
         let mut taken: Vec<_> = all.iter_mut().filter_map(take).collect();
-        // All nodes write in the same order, so that they do not deadlock.
+        // All nodes write the counts in the same order, so that their transactions do not deadlock.
         taken.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         taken
     }
 
-    /// Returns counts that could not be written.
+    /// Adds counts back that could not be written, so that they are written later.
     pub fn return_to_queue(&self, unwritten: Vec<(String, String, JobCounts)>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         for (queue, kind, counts) in unwritten {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::counters::JobCounts;
 use crate::rows::statements;
 
-/// Adds counts to the rows of their minute.
+/// Adds counts to the rows of the current minute.
 pub(crate) fn write_counts(
     tx: &Tx<'_>,
     now: Timestamp,
@@ -66,7 +66,7 @@ row_columns! {
     minute_columns => Minute { minute = "minute", queue = "queue", kind = "kind", counts = count_columns!() }
 }
 
-/// Returns up to `limit` minute rows since `since`, optionally of one queue only.
+/// Returns up to `limit` rows of minutes since `since`, optionally only those of one queue.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -95,13 +95,13 @@ pub struct KindSummary {
     pub kind: String,
     /// Start of the last minute in which a job completed.
     pub last_completed_minute: Option<Timestamp>,
-    /// Attempts failed.
+    /// Number of attempts failed.
     pub failed: i64,
-    /// Jobs moved to the dead letters.
+    /// Number of jobs moved to the dead letters.
     pub dead: i64,
 }
 
-/// Returns a summary per kind of the jobs of a queue since `since`.
+/// Returns one summary per kind for the jobs of a queue since `since`.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.

@@ -1,4 +1,5 @@
-//! Statistics: counts of this process, written to a row per minute at intervals, and samples of the queues.
+//! Statistics: counts of this process, which are regularly added to a database row per minute, and samples of
+//! the queues.
 
 mod counters;
 mod minutes;

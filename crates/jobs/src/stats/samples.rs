@@ -1,4 +1,4 @@
-//! Samples of the queues, stored at intervals.
+//! Samples of the state of queues, which are stored regularly.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::rows::states;
 
-/// Retention of minute rows and samples.
+/// Time for which minute rows and samples are stored.
 const STATS_RETENTION: Duration = kith_kernel::days(2);
 
 /// State of a queue at a point in time.
@@ -20,7 +20,7 @@ pub struct QueueSample {
     pub queue: String,
     /// Number of jobs waiting for a worker, including scheduled jobs that are due.
     pub ready: i64,
-    /// Number of jobs waiting for their time.
+    /// Number of jobs waiting for their due time.
     pub scheduled: i64,
     /// Number of running jobs.
     pub running: i64,
@@ -28,7 +28,7 @@ pub struct QueueSample {
     pub blocked: i64,
     /// Number of dead letters.
     pub dead: i64,
-    /// Time at which the oldest runnable job was due.
+    /// Due time of the oldest job that waits for a worker.
     pub oldest_ready_at: Option<Timestamp>,
 }
 
@@ -61,7 +61,7 @@ row_columns! {
     }
 }
 
-/// Samples all queues that have jobs or dead letters.
+/// Returns a sample of each queue that has jobs or dead letters.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -88,8 +88,8 @@ pub fn sample_queues(q: &Query<'_>, now: Timestamp) -> Result<Vec<QueueSample>, 
     )
 }
 
-/// Stores samples, unless a node has done so less than `every` ago. Returns true if they were stored. Also
-/// deletes samples and minute rows older than [`STATS_RETENTION`].
+/// Stores samples, unless a node has stored samples less than `every` ago. Returns true if they were stored.
+/// Then also deletes samples and minute rows older than [`STATS_RETENTION`].
 pub(crate) fn store_samples(
     tx: &Tx<'_>,
     samples: &[QueueSample],

@@ -1,4 +1,4 @@
-//! Running all due jobs to completion, for tests that move the clock.
+//! Runs all due jobs until none is left, for tests that change the clock.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::model::JobError;
 const BATCH_SIZE: i64 = 100;
 
 impl Jobs {
-    /// Runs all due jobs in `queues`, and the jobs they make due, one after the other. Returns the number of
-    /// attempts.
+    /// Runs all due jobs in `queues` one after the other, including jobs that become due through them.
+    /// Returns the number of attempts.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.

@@ -1,4 +1,5 @@
-//! Claiming loop: claims as many jobs of a queue as this process can run, and some ahead if jobs are short.
+//! Claiming loop of one queue: claims as many jobs as this process can run, and more jobs in advance if jobs
+//! are short.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,11 +15,11 @@ use crate::queue_channel;
 
 /// Maximum number of jobs per claim.
 const MAX_CLAIM: usize = 500;
-/// Maximum number of jobs claimed ahead of the running ones.
+/// Maximum number of jobs claimed in advance.
 const MAX_PREFETCH: usize = 1_000;
-/// Period whose number of ended jobs determines how many are claimed ahead.
+/// Period in which ended jobs are counted, to determine how many jobs are claimed in advance.
 const PACE_INTERVAL: Duration = Duration::from_millis(50);
-/// Delay before claiming again after the database did not respond.
+/// Delay before the next claim after a claim has failed.
 const FAILURE_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
@@ -66,7 +67,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
             }
         }
     }
-    // Jobs that have not started are returned to the queue at once.
+    // Tasks that wait for a permit fail to get one, and return their jobs to the queue.
     lane.may_run.close();
 }
 
@@ -79,7 +80,7 @@ async fn wait_for_notification(listener: &mut ChannelListener, wait: Duration) {
     let _ = tokio::time::timeout(wait, listener.notified()).await;
 }
 
-/// Returns the time until the next claim: the poll interval, or less if a job is due earlier.
+/// Returns the time until the next claim: the poll interval, or less if the queue can be claimed earlier.
 fn wait(lane: &QueueRunner, look_again_at: Option<kith_kernel::Timestamp>) -> Duration {
     let now = lane.shared.jobs.inner().sources.clock.now();
     let until = look_again_at.map_or(lane.shared.options.poll, |at| at.since(now));
@@ -95,7 +96,7 @@ fn start(lane: &Arc<QueueRunner>, claim: Claim) {
     }
 }
 
-/// Sizes of the next claims: free capacity plus jobs claimed ahead.
+/// Calculation of the size of the next claim: the free capacity, plus the jobs to be claimed in advance.
 #[derive(Default)]
 struct FetchPace {
     prefetch: usize,
@@ -104,14 +105,15 @@ struct FetchPace {
 }
 
 impl FetchPace {
-    /// Returns the number of jobs to claim now.
+    /// Returns the number of jobs to claim now; 0 if it is better to wait.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn claim_size(&mut self, lane: &QueueRunner) -> usize {
         let now = Instant::now();
         let since = self.measured_at.map(|at| now - at);
         if since.is_none_or(|since| since >= PACE_INTERVAL) {
             let ended = lane.ended.swap(0, Ordering::Relaxed);
-            // A rate per period: after a long pause, few jobs have ended per period.
+            // The number is an average per period, so that few jobs are claimed in advance after a long
+            // pause.
             let spans = since.map_or(1, |since| since.as_millis() / PACE_INTERVAL.as_millis()).max(1);
             self.prefetch = (ended / usize::try_from(spans).unwrap_or(usize::MAX)).min(MAX_PREFETCH);
             self.measured_at = Some(now);
@@ -119,7 +121,7 @@ impl FetchPace {
         let prefetch = if self.is_limited { 0 } else { self.prefetch };
         let capacity = lane.share.concurrency + prefetch;
         let claim_size = capacity.saturating_sub(lane.outstanding.load(Ordering::Relaxed));
-        // A small claim costs as much as a large one, so wait until there is more room.
+        // A small claim costs as much as a large one, so the next claim waits until more capacity is free.
         if claim_size < (capacity / 4).min(MAX_CLAIM / 2) { 0 } else { claim_size.min(MAX_CLAIM) }
     }
 }

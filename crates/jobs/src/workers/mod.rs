@@ -41,8 +41,8 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// Creates a handler that calls `run` for each job of this kind. It can be called again for a job that
-    /// has already succeeded.
+    /// Creates a handler that calls `run` for each job of the kind. `run` can be called again for a job that
+    /// has already succeeded, so it must be idempotent.
     pub fn new<F, R>(kind: impl Into<String>, run: F) -> Self
     where
         F: Fn(AttemptContext) -> R + Send + Sync + 'static,
@@ -56,7 +56,7 @@ impl Handler {
         &self.kind
     }
 
-    /// Runs an attempt. A panic in the closure or its future counts as a failure.
+    /// Runs an attempt. A panic in the handler counts as a failure.
     async fn attempt(&self, run: AttemptContext) -> Result<JobOutput, JobError> {
         let attempt = AssertUnwindSafe(async { (self.run)(run).await });
         let ended = attempt.catch_unwind().await;
@@ -76,28 +76,27 @@ pub struct QueueConcurrency {
 /// Options of the workers of a process.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
-    /// Name of the process, for people.
+    /// Name of the process, shown to operators.
     pub name: String,
-    /// Queues to work on.
+    /// Queues whose jobs the process runs.
     pub queues: Vec<QueueConcurrency>,
-    /// Lease duration: without a heartbeat for this long, the process is evicted. It sends three heartbeats
-    /// per lease.
+    /// Duration of the lease. The process is evicted if it sends no heartbeat for this time. It sends three
+    /// heartbeats per lease.
     pub lease: Duration,
-    /// Interval at which queues are checked without a notification.
+    /// Interval at which queues are checked even without a notification.
     pub poll: Duration,
-    /// Time that a stop waits for running jobs. The remaining ones are then cancelled and returned to the
-    /// queue.
+    /// Maximum time that a stop waits for running jobs. The jobs that are still running after it are
+    /// cancelled and returned to the queue.
     pub grace: Duration,
-    /// Time that handlers may continue after they have been cancelled at the end of `grace`; then they are
-    /// dropped.
+    /// Time that handlers may continue after they were cancelled at the end of `grace`. Handlers that are
+    /// still running after it are dropped.
     pub cancel_grace: Duration,
-    /// Retention of ended jobs.
+    /// Time for which ended jobs are kept.
     pub retention: Retention,
 }
 
 impl WorkerOptions {
-    /// Creates options with the defaults: a lease of 6 s, a poll interval of 1 s, a grace of 25 s, and 1 s
-    /// more for cancelled handlers.
+    /// Creates options with these defaults: `lease` 6 s, `poll` 1 s, `grace` 25 s, `cancel_grace` 1 s.
     pub fn new(name: impl Into<String>, queues: Vec<QueueConcurrency>) -> Self {
         Self {
             name: name.into(),
@@ -116,28 +115,28 @@ pub(crate) struct Shared {
     pub jobs: Jobs,
     pub handlers: HashMap<String, Handler>,
     pub options: WorkerOptions,
-    /// Worker id of this process; 0 from its eviction until it has registered again.
+    /// Worker id of this process; 0 while it is evicted and not registered again.
     pub worker: AtomicI64,
     pub(in crate::workers) phase: watch::Sender<Phase>,
     pub(in crate::workers) reports: mpsc::UnboundedSender<Message>,
     /// Attempts running in this process.
     pub(in crate::workers) running: Mutex<HashMap<Attempt, Running>>,
-    /// Number of jobs claimed and not yet reported.
+    /// Number of jobs that were claimed and are not reported yet.
     pub outstanding: AtomicUsize,
     /// Notified when `outstanding` decreases.
     pub freed: Notify,
     pub stale: AtomicUsize,
-    /// Number of reports written.
+    /// Number of reports that were written.
     pub(in crate::workers) reported: AtomicUsize,
 }
 
-/// Phase of the workers between start and end.
+/// Phase of the workers from the start to the end of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Working,
     /// No more jobs are claimed or started.
     Stopping,
-    /// The grace has ended: running jobs are cancelled and returned to the queue.
+    /// The time in `grace` has passed. Running jobs are cancelled and returned to the queue.
     Cancelling,
     /// Handlers that are still running are dropped.
     Dropping,
@@ -145,9 +144,9 @@ enum Phase {
 
 /// Attempt running in this process.
 struct Running {
-    /// Requests cancellation of the attempt.
+    /// Sender that requests the cancellation of the attempt.
     stop: watch::Sender<bool>,
-    /// Deadline of an attempt with a timeout, until a heartbeat has recorded it.
+    /// Deadline of an attempt with a timeout; `None` after a heartbeat has recorded it.
     unrecorded_deadline: Option<Timestamp>,
 }
 
@@ -159,7 +158,8 @@ pub struct Workers {
     reporter: tokio::task::JoinHandle<()>,
 }
 
-/// Lease of the workers on SQLite, where only one process can use the database: they end with the process.
+/// Lease of the workers on SQLite. It never expires in practice, because only one process can use the
+/// database, and its workers end with the process.
 const PROCESS_LEASE: Duration = minutes(60 * 24 * 3_650);
 
 impl Workers {
@@ -203,17 +203,17 @@ impl Workers {
         self.shared.worker.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of ignored reports, about attempts that belonged to another worker by then.
+    /// Returns the number of reports that were ignored because another worker owned the attempt.
     pub fn stale(&self) -> usize {
         self.shared.stale.load(Ordering::Relaxed)
     }
 
-    /// Stops claiming, returns jobs that have not started, and waits for the running ones, at most for
-    /// `grace`.
+    /// Stops claiming, returns jobs that have not started to the queue, and waits at most `grace` for running
+    /// jobs.
     ///
-    /// Handlers that are still running then are cancelled, and dropped if they have not ended within
+    /// Then it cancels the handlers that are still running, and drops those that have not ended within
     /// `cancel_grace`. Their jobs are returned to the queue, which does not count as a failure. Only a
-    /// handler that blocks its thread can still be running afterwards; its report will be ignored.
+    /// handler that blocks its thread can still be running afterwards; its report is ignored.
     pub async fn stop(mut self) {
         self.shared.phase.send_replace(Phase::Stopping);
         while self.fetchers.join_next().await.is_some() {}
@@ -254,7 +254,7 @@ async fn register(jobs: &Jobs, options: &WorkerOptions) -> Result<i64, Error> {
     jobs.register(&options.name, false, lease).await
 }
 
-/// Sends heartbeats and cancels the attempts that they return.
+/// Sends heartbeats, and cancels the attempts that a heartbeat returns.
 async fn heartbeat(shared: Arc<Shared>) {
     let mut listener = shared.jobs.db().listen(CANCEL_CHANNEL);
     let every = shared.options.lease / 3;
@@ -276,11 +276,11 @@ async fn heartbeat(shared: Arc<Shared>) {
     }
 }
 
-/// Handles the eviction of this process: its jobs belong to other workers. Cancels all of them and registers
-/// again.
+/// Handles the eviction of this process, whose jobs were given to other workers. Cancels all attempts and
+/// registers the process again.
 async fn register_again(shared: &Shared) {
     tracing::warn!("the lease of this process expired; cancelling its jobs and registering again");
-    // Jobs waiting to start do not start any more.
+    // Claimed jobs that have not started yet are not started while the id is 0.
     shared.worker.store(0, Ordering::SeqCst);
     shared.list_running().into_iter().for_each(|attempt| shared.stop_running(attempt));
     match register(&shared.jobs, &shared.options).await {
@@ -299,8 +299,8 @@ async fn maintain(shared: Arc<Shared>) {
     }
 }
 
-/// Enqueues due occurrences of schedules: at the time of the next occurrence, and at least once per poll
-/// interval, because a schedule may be added meanwhile.
+/// Enqueues due occurrences of schedules at the time of the next occurrence, and at least once per poll
+/// interval, because a schedule may have been added.
 async fn run_schedules(shared: Arc<Shared>) {
     loop {
         let next_run_at = match shared.jobs.tick().await {
@@ -317,7 +317,7 @@ async fn run_schedules(shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// Waits until all claimed jobs have been reported or abandoned. Returns false after `time`.
+    /// Waits until all claimed jobs are reported or abandoned. Returns false if `time` passes first.
     async fn ends_within(&self, time: Duration) -> bool {
         let all_done = async {
             while self.outstanding.load(Ordering::Acquire) > 0 {
@@ -331,7 +331,7 @@ impl Shared {
         tokio::time::timeout(time, all_done).await.is_ok()
     }
 
-    /// Records that attempts are no longer outstanding.
+    /// Subtracts attempts that were reported or abandoned from the number of outstanding attempts.
     fn free(&self, attempts: usize) {
         self.outstanding.fetch_sub(attempts, Ordering::Release);
         self.freed.notify_waiters();
@@ -348,9 +348,8 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
-    /// Returns the deadlines of running attempts that are not in the database yet. They are not recorded by
-    /// the claim, because jobs claimed ahead have not started, and most attempts end before the next
-    /// heartbeat.
+    /// Returns the deadlines of running attempts that are not in the database yet. A claim does not record
+    /// them, because jobs claimed in advance have not started. Most attempts end before the next heartbeat.
     fn unrecorded_deadlines(&self) -> Vec<(Attempt, Timestamp)> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.iter().filter_map(|(attempt, one)| Some((*attempt, one.unrecorded_deadline?))).collect()

@@ -1,5 +1,5 @@
-//! Writes reports in batches: those that arrive while a batch is written form the next one. Reports that
-//! cannot be written are retried as long as the process lives.
+//! Writes reports in batches. The reports that arrive while a batch is written form the next batch. Reports
+//! that cannot be written are retried until the process ends.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -21,37 +21,37 @@ const MAX_BATCH: usize = 1_000;
 const MAX_RETRY_BATCH: usize = 128;
 /// Maximum delay before a report is retried.
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// Delay after the database did not respond, or another transaction blocked a report.
+/// Delay after a failure of the database, or after another transaction blocked a report.
 const FAILURE_DELAY: Duration = Duration::from_millis(200);
 
 pub(super) enum Message {
     Finished(EndedAttempt),
-    /// A job was claimed, and the process stops before it has started.
+    /// A job was claimed but not started, because the process is stopping.
     Unstarted {
         attempt: Attempt,
         queue: String,
     },
 }
 
-/// Ended attempt with the data for the statistics.
+/// Ended attempt: its report, and data for the statistics.
 #[derive(Clone)]
 pub(super) struct EndedAttempt {
     report: AttemptReport,
     queue: String,
     kind: String,
     took: Duration,
-    /// True if the report may already have been written, because the response to the commit was lost.
+    /// True if the report may already have been written, because the response to its commit was lost.
     is_doubtful: bool,
-    /// True if this replaces a report that could not be written.
+    /// True if this report replaces a report that could not be written.
     is_substitute: bool,
-    /// Set if the database rejected the report for a reason that may not be the report's.
+    /// Set if the database rejected the report and it is unknown whether the report itself is the cause.
     rejection: Option<Rejection>,
 }
 
-/// Rejection of a report that may concern all reports at that time.
+/// Rejection of a report by the database. All reports may be rejected at that time.
 #[derive(Clone, Copy)]
 struct Rejection {
-    /// Number of reports that this process had written when the report was first rejected.
+    /// Number of reports that this process had written when this report was first rejected.
     reported: usize,
     wait: Duration,
     again_at: Instant,
@@ -62,23 +62,24 @@ impl EndedAttempt {
         Self { report, queue, kind, took, is_doubtful: false, is_substitute: false, rejection: None }
     }
 
-    /// Returns a report of a failed attempt, in place of a report that cannot be written.
+    /// Returns a report that the attempt failed. It replaces a report that cannot be written.
     fn substitute(self, error: &Error) -> Self {
         let why = format!("the result could not be stored: {error}");
         let report = AttemptReport { outcome: Err(JobError::Retry(why)), ..self.report };
         Self { report, is_substitute: true, rejection: None, ..self }
     }
 
-    /// Returns true if the failure is caused by this report and not by the database in general: the error
-    /// concerns its content, or other reports have been written since it was first rejected. `before` and
-    /// `after` are the number of reports written before and after this attempt.
+    /// Returns true if this report itself causes the failure: the error concerns its content, or other
+    /// reports were written since it was first rejected. `before` and `after` are the numbers of reports that
+    /// this process had written before and after the attempt to write this batch.
     fn is_at_fault(&self, error: &Error, before: usize, after: usize) -> bool {
         let first = self.rejection.map_or(before, |refused| refused.reported);
         let is_own = matches!(error, Error::NulInText | Error::Constraint(_));
         !self.is_substitute && (is_own || after > first)
     }
 
-    /// Returns the report with a retry time; the delay doubles each time.
+    /// Returns the report with the time of its next retry. The delay doubles with each retry, up to
+    /// [`MAX_WAIT`].
     fn postpone(self, reported: usize) -> Self {
         let wait = self.rejection.map_or(FAILURE_DELAY, |refused| (refused.wait * 2).min(MAX_WAIT));
         let reported = self.rejection.map_or(reported, |refused| refused.reported);
@@ -118,14 +119,14 @@ async fn write_arriving(
         }
         return_to_queue(shared, unbegun).await;
         for held in write_reports(shared, ended).await {
-            // The retrying task runs until this task ends.
+            // The receiver cannot be closed, because the retrying task runs until this task ends.
             let _ = postpone.send(held);
         }
     }
 }
 
-/// Retries reports that were blocked by another transaction or rejected by the database, separately from new
-/// ones.
+/// Retries reports that were blocked by another transaction or rejected by the database. They are written
+/// separately from new reports.
 async fn write_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<EndedAttempt>) {
     let mut held = Vec::new();
     while !held.is_empty() || postponed.recv_many(&mut held, MAX_BATCH).await > 0 {
@@ -142,9 +143,9 @@ async fn write_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver
     }
 }
 
-/// Writes reports, and repeats that while the database is unavailable. A report that can never be written is
-/// replaced by a failure of its attempt. Returns the reports to be retried later: another transaction blocks
-/// them, or the database rejected them.
+/// Writes reports, and repeats this while the database is unavailable. A report that can never be written is
+/// replaced by a failure of its attempt. Returns the reports that must be retried later, because another
+/// transaction blocked them or the database rejected them.
 async fn write_reports(shared: &Shared, mut ended: Vec<EndedAttempt>) -> Vec<EndedAttempt> {
     let mut held = Vec::new();
     while !ended.is_empty() {

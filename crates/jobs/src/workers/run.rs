@@ -1,4 +1,4 @@
-//! Running one attempt: the interface for its handler, its timeout and its cancellation.
+//! Execution of one attempt: the context for its handler, its timeout and its cancellation.
 
 use std::sync::Arc;
 use std::sync::PoisonError;
@@ -17,19 +17,19 @@ use crate::jobs::Jobs;
 use crate::model::{Attempt, ClaimToken, ClaimedJob, DependencyResult, JobError, JobId, JobOutput, LogLine};
 use crate::{finish, queries, rows};
 
-/// Time that a cancelled handler may take to end before it is dropped.
+/// Time within which a cancelled handler must end before it is dropped.
 const CANCEL_TIMEOUT: Duration = seconds(5);
-/// Delay before a job is claimed again whose kind has no handler here. Another node or the next version may
-/// have one.
+/// Delay before a job is claimed again if this process has no handler for its kind. Another node or a newer
+/// version may have one.
 const UNKNOWN_KIND_DELAY: Duration = seconds(30);
 /// Maximum length of a log line, in characters.
 const MAX_LOG_LINE_CHARS: usize = 2_000;
 
-/// Attempt, as its handler sees it.
+/// Attempt that a handler runs, with the operations that the handler can use.
 pub struct AttemptContext {
     /// Job id.
     pub id: JobId,
-    /// Number of the attempt, from 1.
+    /// Number of the attempt, starting at 1.
     pub attempt: i64,
     /// Kind.
     pub kind: String,
@@ -39,7 +39,7 @@ pub struct AttemptContext {
     pub failures: i64,
     /// Time at which the job was due.
     pub run_at: kith_kernel::Timestamp,
-    /// Execution context.
+    /// Context for the operations of the handler.
     pub ctx: Ctx,
     token: ClaimToken,
     jobs: Jobs,
@@ -73,7 +73,7 @@ impl AttemptContext {
 
     /// Waits until cancellation of the attempt is requested.
     pub async fn cancelled(&mut self) {
-        // The sender lives as long as the attempt.
+        // The sender is not dropped before the attempt ends.
         if self.stop.wait_for(|stop| *stop).await.is_err() {
             std::future::pending().await
         }
@@ -84,8 +84,7 @@ impl AttemptContext {
         *self.stop.borrow()
     }
 
-    /// Stores the progress of the attempt as JSON. Returns false if the attempt belongs to another worker by
-    /// now.
+    /// Stores the progress of the attempt as JSON. Returns false if another worker owns the job now.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -99,7 +98,7 @@ impl AttemptContext {
         self.jobs.db().write(progress).await
     }
 
-    /// Adds a line to the log of the job. Lines are cut to 2,000 characters.
+    /// Adds a line to the log of the job. Lines are truncated to 2,000 characters.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -115,7 +114,7 @@ impl AttemptContext {
         self.jobs.db().write(move |tx| rows::ended::insert_log(tx, finish::segment(tx)?, id, &line)).await
     }
 
-    /// Returns the states and results of the jobs that this one waited for.
+    /// Returns the states and results of the jobs that this job depends on.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -141,7 +140,8 @@ pub(super) async fn run(lane: Arc<QueueRunner>, claimed: ClaimedJob, is_limited:
             let (kind, started) = (claimed.kind.clone(), now());
             let outcome = outcome(&lane, claimed, stopped).await;
             lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
-            // A job that ends because the process stops is returned to the queue when the worker is evicted.
+            // The job is cancelled because the process is stopping. It is returned to the queue when the
+            // worker is evicted.
             let is_left = matches!(outcome, Err(JobError::Cancelled))
                 && *lane.shared.phase.borrow() >= Phase::Cancelling;
             let notify_queue = is_limited.then(|| queue.clone());
@@ -151,23 +151,24 @@ pub(super) async fn run(lane: Arc<QueueRunner>, claimed: ClaimedJob, is_limited:
     };
     lane.ended.fetch_add(1, Ordering::Relaxed);
     match message {
-        // The receiver outlives all attempts, except those that still run after the grace of a stop.
+        // The receiver lives longer than all attempts, except those that still run after the grace period of
+        // a stop.
         Some(message) => drop(lane.shared.reports.send(message)),
         None => lane.shared.free(1),
     }
     lane.outstanding.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// Registers an attempt as running, so that it can be cancelled. Returns `None` if its worker was evicted
-/// since the claim, so that the job belongs to another worker, or if the process is stopping.
+/// Registers an attempt as running, so that it can be cancelled. Returns `None` if the worker was evicted
+/// after the claim, because another worker then owns the job, or if the process is stopping.
 fn begin(shared: &Shared, attempt: Attempt, claimed: &ClaimedJob) -> Option<watch::Receiver<bool>> {
     let (stop, stopped) = watch::channel(false);
     let deadline =
         (!claimed.timeout.is_zero()).then(|| shared.jobs.inner().sources.clock.now() + claimed.timeout);
     let running = Running { stop, unrecorded_deadline: deadline };
     let mut all = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-    // An eviction first changes the worker id and then cancels all registered attempts; the same holds for
-    // the phase.
+    // An eviction first changes the worker id and then cancels all registered attempts. Likewise, a stop
+    // first changes the phase.
     if shared.worker.load(Ordering::SeqCst) != claimed.worker || *shared.phase.borrow() >= Phase::Cancelling {
         return None;
     }

@@ -1,5 +1,5 @@
-//! Job types: kind, queue, policy and payload type of a job in one constant, shared by the code that enqueues
-//! and the code that runs it.
+//! Job types: kind, queue, options and payload type of a job in one constant. The code that enqueues the job
+//! and the code that runs it share it.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::retry::RetryPolicy;
 
 /// Type of job with a payload of type `P`.
 pub struct JobType<P> {
-    /// Kind: module and verb, such as `callbacks.deliver`.
+    /// Kind of the job: module and verb, such as `callbacks.deliver`.
     pub kind: &'static str,
     /// Queue.
     pub queue: &'static str,
@@ -22,7 +22,7 @@ pub struct JobType<P> {
     pub priority: i64,
     /// Retry policy.
     pub retry: RetryPolicy,
-    /// Time limit of an attempt; an attempt that exceeds it fails. Zero: no limit.
+    /// Time limit of an attempt. An attempt that exceeds it fails. Zero means no limit.
     pub timeout: Duration,
     payload: PhantomData<fn(P) -> P>,
 }
@@ -76,8 +76,8 @@ impl<P: Serialize> JobType<P> {
 }
 
 impl<P: DeserializeOwned + Send + 'static> JobType<P> {
-    /// Creates a handler for this type. A job whose payload cannot be deserialized into `P` goes to the dead
-    /// letters.
+    /// Creates a handler for jobs of this type. A job whose payload cannot be deserialized into `P` goes to
+    /// the dead letters.
     pub fn handler<F, R>(&self, run: F) -> Handler
     where
         F: Fn(AttemptContext, P) -> R + Send + Sync + 'static,

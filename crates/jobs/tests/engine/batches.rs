@@ -1,5 +1,5 @@
-//! Batches: reports and enqueues of one process are written together. One that fails, or waits for another
-//! transaction, does not block the others.
+//! Tests of batches: reports and enqueues of one process are written together. One that fails, or waits for
+//! another transaction, does not block the others.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use tokio::sync::watch;
 use crate::support::{Engine, done, hold, until, work};
 
 contract! {
-    report_that_cannot_be_stored_fails_its_own_attempt
+    report_with_nul_fails_only_its_own_attempt
     result_that_is_too_large_fails_its_attempt
-    overdue_job_that_cannot_be_ended_delays_no_other
+    overdue_job_that_cannot_be_ended_does_not_delay_others
     jobs_that_end_together_update_dependents_within_one_budget
     deferred_dependents_are_updated_in_one_maintenance_run
-    enqueue_that_cannot_be_stored_fails_alone
+    enqueue_with_nul_does_not_fail_rest_of_batch
     report_with_lost_response_is_counted_correctly
-    untried_enqueue_has_known_outcome
-    report_at_fault_fails_its_own_attempt
-    success_survives_a_fault_of_the_database
+    untried_enqueue_is_reported_as_unavailable
+    report_rejected_by_database_fails_only_its_own_attempt
+    success_report_is_retried_until_database_recovers
 }
 
 async fn start(engine: &Engine, handler: Handler) -> Workers {
@@ -34,8 +34,8 @@ async fn start(engine: &Engine, handler: Handler) -> Workers {
     Workers::start(&engine.jobs, vec![handler], WorkerOptions::new("test", vec![share])).await.unwrap()
 }
 
-/// Handler that returns a result derived from the payload once `go` is set, so that all attempts end
-/// together.
+/// Returns a handler that ends when `go` is set, so that all attempts end together. It computes its result
+/// from the payload.
 fn answers(go: watch::Receiver<bool>, result: fn(&str) -> Option<String>) -> Handler {
     Handler::new("work", move |run: AttemptContext| {
         let mut go = go.clone();
@@ -68,13 +68,13 @@ async fn only_the_seventh_is_dead(engine: &Engine, ids: &[i64], why: &str) {
     assert!(errors.len() == 1 && errors[0].error.contains(why), "{errors:?}");
 }
 
-async fn report_that_cannot_be_stored_fails_its_own_attempt(engine: Engine) {
+async fn report_with_nul_fails_only_its_own_attempt(engine: Engine) {
     let ids = run_together(&engine, |payload| (payload == "7").then(|| "\"a\0b\"".to_owned())).await;
     only_the_seventh_is_dead(&engine, &ids, "U+0000").await;
 }
 
-/// The database rejects the report for a reason unknown to the engine, and with it the whole batch.
-async fn report_at_fault_fails_its_own_attempt(engine: Engine) {
+/// The database rejects the report, and with it the whole batch, for a reason that the engine does not know.
+async fn report_rejected_by_database_fails_only_its_own_attempt(engine: Engine) {
     let statements: &[&str] = match engine.db().kind() {
         EngineKind::Sqlite => &["CREATE TRIGGER refuse BEFORE INSERT ON job_history_segment_0 WHEN NEW.payload = '7'
              BEGIN SELECT RAISE(ABORT, 'refused by a test'); END"],
@@ -100,8 +100,8 @@ async fn result_that_is_too_large_fails_its_attempt(engine: Engine) {
     only_the_seventh_is_dead(&engine, &ids, "longer than 262144 bytes").await;
 }
 
-/// An attempt whose dead letter already exists cannot be ended.
-async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
+/// The attempt of a job cannot be ended if a dead letter with its id already exists.
+async fn overdue_job_that_cannot_be_ended_does_not_delay_others(engine: Engine) {
     let jobs = (0..5)
         .map(|n| work(n).retry(RetryPolicy::NEVER).timeout(std::time::Duration::from_secs(1)))
         .collect();
@@ -126,7 +126,7 @@ async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
     );
 }
 
-/// Inserts `parents` ready jobs, each with `waiters` jobs that wait for it.
+/// Inserts `parents` ready jobs, each with `waiters` jobs that depend on it.
 async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
     let insert = move |tx: &Tx<'_>| {
         tx.exec(
@@ -147,7 +147,7 @@ async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
     engine.db().write(insert).await.unwrap();
 }
 
-/// More jobs than one transaction settles.
+/// The jobs have more dependents than one transaction updates.
 async fn deferred_dependents_are_updated_in_one_maintenance_run(engine: Engine) {
     const PARENTS: i64 = 2_000;
     insert_parents(&engine, PARENTS, 1).await;
@@ -188,7 +188,7 @@ async fn jobs_that_end_together_update_dependents_within_one_budget(engine: Engi
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 3").await, 0);
 }
 
-async fn enqueue_that_cannot_be_stored_fails_alone(engine: Engine) {
+async fn enqueue_with_nul_does_not_fail_rest_of_batch(engine: Engine) {
     let payload = |n: i64| if n == 40 { "\"\0\"".to_owned() } else { n.to_string() };
     let jobs = (0..100).map(|n| engine.jobs.enqueue(NewJob::new("default", "work", payload(n))));
     for (n, enqueued) in join_all(jobs).await.into_iter().enumerate() {
@@ -200,7 +200,7 @@ async fn enqueue_that_cannot_be_stored_fails_alone(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 99);
 }
 
-/// The response to a COMMIT is lost: the report is sent again, and its earlier success is detected.
+/// The response to a COMMIT is lost. The report is sent again, and its earlier success is detected.
 async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     const JOBS: i64 = 60;
     let db = engine.db().clone();
@@ -216,7 +216,7 @@ async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     });
     let workers = start(&engine, handler).await;
     for n in 0..JOBS {
-        // The response to this enqueue may be lost as well.
+        // The response to this enqueue may also be lost.
         let _ = engine.jobs.enqueue(work(n)).await;
     }
     until("all have ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
@@ -230,8 +230,8 @@ async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     assert_eq!((total.completed, total.cancelled, total.dead), (completed, cancelled, dead));
 }
 
-/// The response to the COMMIT of a part of a batch is lost. The rest was not tried.
-async fn untried_enqueue_has_known_outcome(engine: Engine) {
+/// The response to the COMMIT of one part of a batch is lost. The remaining parts are not tried.
+async fn untried_enqueue_is_reported_as_unavailable(engine: Engine) {
     for _ in 0..100 {
         let before = engine.count("SELECT COUNT(*) FROM jobs").await;
         engine.db().inject(Fault::CommitAnswerLost);
@@ -253,8 +253,8 @@ async fn untried_enqueue_has_known_outcome(engine: Engine) {
     panic!("no batch was split");
 }
 
-/// A statement fails for a reason unrelated to the report, until the cause is fixed.
-async fn success_survives_a_fault_of_the_database(engine: Engine) {
+/// A statement fails for a reason that has nothing to do with the report, until the cause is fixed.
+async fn success_report_is_retried_until_database_recovers(engine: Engine) {
     let rename = |sql: &'static str| engine.db().write(move |tx: &Tx<'_>| tx.exec(sql, params![]).map(drop));
     let (go, gone) = watch::channel(false);
     let workers = start(&engine, answers(gone, |_| None)).await;
@@ -271,7 +271,7 @@ async fn success_survives_a_fault_of_the_database(engine: Engine) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn report_about_a_held_job_delays_no_other() {
+async fn report_for_locked_job_does_not_delay_other_reports() {
     let Some(engine) = Engine::postgres().await else { return };
     let (go, gone) = watch::channel(false);
     let workers = start(&engine, answers(gone, |_| None)).await;
@@ -312,7 +312,7 @@ async fn contended_key_does_not_delay_other_enqueues() {
     assert!(contended.await.unwrap().unwrap().is_existing);
 }
 
-/// On SQLite all writes wait for the transaction that holds the key.
+/// This test needs PostgreSQL: on SQLite all writes wait for the transaction that holds the key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_contended_enqueues_do_not_delay_others() {
     let Some(engine) = Engine::postgres().await else { return };

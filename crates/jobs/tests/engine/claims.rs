@@ -1,4 +1,4 @@
-//! Claims: order, priority, and exclusivity.
+//! Tests of claims: order, priority, and exclusivity.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -12,12 +12,12 @@ use crate::support::{Engine, numbers, work};
 contract! {
     jobs_of_one_priority_are_claimed_in_order
     job_is_claimed_by_one_worker_only
-    late_commit_is_claimed_after_later_jobs
+    job_committed_late_is_claimed_after_later_jobs
     paused_queue_starts_no_job
-    lost_claims_are_repeated
-    clock_going_back_loses_no_job
-    large_payloads_shorten_a_claim_and_keep_their_order
-    large_payloads_shorten_a_claim_by_keys_and_keep_their_order
+    jobs_of_failed_claim_can_be_claimed_again
+    clock_set_back_does_not_lose_jobs
+    large_payloads_limit_claim_size_and_keep_order
+    large_payloads_limit_claim_by_keys_and_keep_order
 }
 
 async fn jobs_of_one_priority_are_claimed_in_order(engine: Engine) {
@@ -30,7 +30,8 @@ async fn jobs_of_one_priority_are_claimed_in_order(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [0; 0]);
 }
 
-/// JOB-04, similar to pgqueuer#475: each job runs once, regardless of the number of claiming nodes.
+/// Covers row JOB-04 of the readiness catalogue, and a fault similar to pgqueuer#475: each job runs once,
+/// however many nodes claim jobs.
 async fn job_is_claimed_by_one_worker_only(engine: Engine) {
     const ALL: i64 = 3_000;
     engine.jobs.enqueue_all((0..ALL).map(work).collect()).await.unwrap();
@@ -60,8 +61,8 @@ async fn job_is_claimed_by_one_worker_only(engine: Engine) {
     assert_eq!(seen.lock().unwrap().len() as i64, ALL);
 }
 
-async fn late_commit_is_claimed_after_later_jobs(engine: Engine) {
-    // A transaction that stays open while others commit and their jobs are claimed.
+async fn job_committed_late_is_claimed_after_later_jobs(engine: Engine) {
+    // This transaction stays open while other transactions commit and their jobs are claimed.
     let (held, is_held) = tokio::sync::oneshot::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let (held, released) = (Mutex::new(Some(held)), Mutex::new(released));
@@ -83,7 +84,7 @@ async fn late_commit_is_claimed_after_later_jobs(engine: Engine) {
     let later = tokio::spawn(async move { jobs.enqueue_all((2..50).map(work).collect()).await.unwrap() });
     if !is_alone {
         later.await.unwrap();
-        // Until the queue is empty, and once more, so that the claim state is cached.
+        // Claims until the queue is empty, and once more, so that the claim state is cached.
         for expected in [40, 8, 0, 0] {
             assert_eq!(engine.numbers(40).await.len(), expected);
         }
@@ -115,7 +116,7 @@ async fn paused_queue_starts_no_job(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [1, 2]);
 }
 
-async fn lost_claims_are_repeated(engine: Engine) {
+async fn jobs_of_failed_claim_can_be_claimed_again(engine: Engine) {
     engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
     let worker = engine.worker().await;
     engine.db().inject(kith_store::testing::Fault::CommitFails);
@@ -124,8 +125,9 @@ async fn lost_claims_are_repeated(engine: Engine) {
     assert_eq!(numbers(&claim), (0..10).collect::<Vec<_>>());
 }
 
-/// DRV-09 for jobs: a clock that goes back neither loses jobs scheduled meanwhile nor runs them early.
-async fn clock_going_back_loses_no_job(engine: Engine) {
+/// Covers row DRV-09 of the readiness catalogue for jobs: when the clock is set back, jobs scheduled
+/// afterwards are neither lost nor run early.
+async fn clock_set_back_does_not_lose_jobs(engine: Engine) {
     let worker = engine.worker().await;
     engine.advance(seconds(86_400));
     assert!(engine.claim(worker, 10).await.jobs.is_empty());
@@ -151,7 +153,7 @@ async fn claim_all(engine: &Engine) -> Vec<Vec<usize>> {
     }
 }
 
-/// Returns payload sizes in the order of the jobs: small ones between large ones.
+/// Returns the payload sizes of jobs, in order: small payloads between large ones.
 fn payload_sizes() -> Vec<usize> {
     (0..80).map(|n| if n % 4 == 0 { 200_000 + n } else { 20 + n }).collect()
 }
@@ -171,7 +173,7 @@ fn check_claims(claims: &[Vec<usize>], sizes: &[usize]) {
     }
 }
 
-async fn large_payloads_shorten_a_claim_and_keep_their_order(engine: Engine) {
+async fn large_payloads_limit_claim_size_and_keep_order(engine: Engine) {
     for bytes in payload_sizes() {
         engine.enqueue(sized(bytes)).await;
         engine.enqueue(sized(bytes).priority(9)).await;
@@ -179,7 +181,7 @@ async fn large_payloads_shorten_a_claim_and_keep_their_order(engine: Engine) {
     check_claims(&claim_all(&engine).await, &[payload_sizes(), payload_sizes()].concat());
 }
 
-async fn large_payloads_shorten_a_claim_by_keys_and_keep_their_order(engine: Engine) {
+async fn large_payloads_limit_claim_by_keys_and_keep_order(engine: Engine) {
     let ctx = engine.ctx();
     let limited = engine.db().write(move |tx| {
         kith_jobs::set_queue(tx, &ctx, "default", None, |limits| limits.key_concurrency = Some(1_000))

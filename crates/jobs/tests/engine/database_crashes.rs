@@ -1,6 +1,6 @@
-//! A crash of PostgreSQL undoes commits that were acknowledged before they were on disk, and a failover to an
-//! asynchronous replica those that had not arrived there. Their transaction ids are then used again. The
-//! cached claim state of a queue must not survive that.
+//! Tests that the cached claim state of a queue does not survive a crash or a failover. A crash of PostgreSQL
+//! undoes commits that were acknowledged before they were on disk. A failover to an asynchronous replica
+//! undoes commits that had not reached it. In both cases, the ids of the undone transactions are used again.
 
 use std::process::Command;
 
@@ -12,11 +12,11 @@ use crate::support::{Engine, done, numbers, until, work};
 
 const OLDEST: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)";
 
-/// Freezes the WAL writer, which flushes the commits that no session waits for.
+/// Freezes the WAL writer. This process flushes the commits for which no session waits.
 pub async fn freeze_wal_writer(engine: &Engine) {
     let sql = "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity WHERE backend_type = 'walwriter'";
-    // The WAL writer starts shortly after the server accepts connections. The id 0 would stop the processes
-    // of this test.
+    // The WAL writer starts shortly after the server accepts connections. Process id 0 would stop the
+    // processes of this test.
     until("a process that writes the log", async || engine.count(sql).await > 1).await;
     let pid = engine.count(sql).await;
     assert!(pid > 1);
@@ -24,7 +24,7 @@ pub async fn freeze_wal_writer(engine: &Engine) {
     assert!(stopped.unwrap().success());
 }
 
-/// Maximum number of attempts to cause a crash that undoes the claim.
+/// Maximum number of attempts to cause a crash that undoes a claim.
 const TRIES: usize = 5;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -40,8 +40,8 @@ async fn claim_state_does_not_survive_database_crash() {
     panic!("no crash has undone the claim: another process flushes unacknowledged writes to disk");
 }
 
-/// Crashes a database after a claim. Returns false if the claim was on disk by then, because autovacuum and
-/// other processes flush the log too.
+/// Crashes a database after a claim. Returns false if the claim was already on disk, because autovacuum or
+/// another process has flushed the log.
 async fn crash() -> bool {
     let options = PostgresServerOptions { fsync: true, ..PostgresServerOptions::default() };
     let mut server = PostgresServer::start(options).unwrap();
@@ -76,7 +76,8 @@ async fn crash() -> bool {
     true
 }
 
-/// Same after a failover to an asynchronous replica that lacks the last claims and reports.
+/// Like the test above, but after a failover to an asynchronous replica that lacks the last claims and
+/// reports.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn claim_state_does_not_survive_failover() {
     if postgres_url().is_none() {

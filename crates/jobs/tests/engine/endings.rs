@@ -1,4 +1,5 @@
-//! Ends of jobs: completed, retried, dead, cancelled; only the owner of an attempt can report it.
+//! Tests of the ends of jobs: completed, retried, dead, cancelled. Only the owner of an attempt can report
+//! its end.
 
 use std::time::Duration;
 
@@ -19,12 +20,12 @@ contract! {
     retry_in_counts_as_failure
     stale_attempt_report_is_ignored
     cancel_removes_waiting_job_and_requests_running_one
-    returned_unstarted_job_with_cancel_request_ends
+    unstarted_job_with_cancel_request_ends_when_returned
     dead_letters_are_redriven_and_discarded_in_bulk
     retry_runs_job_from_any_state
     dead_job_releases_unique_key
-    revived_job_holds_its_unique_key
-    dead_job_whose_key_is_held_is_not_revived
+    retried_dead_job_holds_its_unique_key
+    dead_job_with_held_key_is_not_retried
     redrive_skips_dead_jobs_with_held_key
     reports_of_many_jobs_are_applied_together
 }
@@ -88,7 +89,8 @@ async fn retry_in_counts_as_failure(engine: Engine) {
     assert_eq!(engine.run_next(Err(error())).await, Some((id, ReportOutcome::Finished(JobState::Dead))));
 }
 
-/// DRV-08: reports are fenced by the attempt, and a stale one changes nothing.
+/// Covers row DRV-08 of the readiness catalogue: reports are fenced by the attempt, and a stale report
+/// changes nothing.
 async fn stale_attempt_report_is_ignored(engine: Engine) {
     let id = engine.add(1).await;
     let worker = engine.worker().await;
@@ -146,7 +148,7 @@ async fn cancel_removes_waiting_job_and_requests_running_one(engine: Engine) {
     );
 }
 
-async fn returned_unstarted_job_with_cancel_request_ends(engine: Engine) {
+async fn unstarted_job_with_cancel_request_ends_when_returned(engine: Engine) {
     let worker = engine.worker().await;
     let (cancelled, other) = (engine.add(1).await, engine.add(2).await);
     let claim = engine.claim(worker, 2).await;
@@ -216,7 +218,7 @@ async fn dead_job_releases_unique_key(engine: Engine) {
     assert!(!second.is_existing && second.id != first.id);
 }
 
-async fn revived_job_holds_its_unique_key(engine: Engine) {
+async fn retried_dead_job_holds_its_unique_key(engine: Engine) {
     let first = engine.enqueue(work(1).unique(Unique::key("k"))).await;
     engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     let ctx = engine.ctx();
@@ -230,7 +232,7 @@ async fn revived_job_holds_its_unique_key(engine: Engine) {
     );
 }
 
-async fn dead_job_whose_key_is_held_is_not_revived(engine: Engine) {
+async fn dead_job_with_held_key_is_not_retried(engine: Engine) {
     let first = engine.enqueue(work(1).unique(Unique::key("k"))).await.id;
     engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     let second = engine.enqueue(work(2).unique(Unique::key("k"))).await.id;
@@ -257,7 +259,7 @@ async fn redrive_skips_dead_jobs_with_held_key(engine: Engine) {
         let ctx = engine.ctx();
         engine.db().write(move |tx| redrive(tx, &ctx, None, None, limit)).await.unwrap()
     };
-    // One of the five with the same key is revived; the sixth has no key.
+    // One of the five jobs with the same key becomes live again; the sixth job has no key.
     assert_eq!(redrive(2).await, 2);
     let mut still_dead = Vec::new();
     for (n, job) in dead.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Enqueueing: atomicity with the transaction, uniqueness, and validation.
+//! Tests of enqueueing: atomicity with the transaction, uniqueness, and validation.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ contract! {
     payload_uniqueness_is_per_kind
     replace_updates_waiting_job_only
     debounce_runs_once_after_last_request
-    debounce_during_a_run_leaves_a_successor
-    debounce_reaches_a_job_that_waits_for_others
+    debounce_during_run_enqueues_successor
+    debounce_replaces_job_that_waits_for_others
     throttle_allows_one_job_per_period
     racing_enqueues_with_one_key_create_one_job
     delayed_job_starts_when_due
@@ -67,7 +67,7 @@ async fn many_callers_get_their_own_ids(engine: Engine) {
     let callers = (0..64).map(|n| {
         let jobs = engine.jobs.clone();
         tokio::spawn(async move {
-            // One of them is rejected, without affecting the others.
+            // This job is rejected without affecting the other callers.
             let wrong = jobs.enqueue(work(n).after([999_999])).await;
             assert!(matches!(wrong, Err(EnqueueError::Unknown(_))), "{wrong:?}");
             (n, jobs.enqueue(work(n)).await.unwrap().id)
@@ -140,7 +140,7 @@ async fn debounce_runs_once_after_last_request(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [5]);
 }
 
-async fn debounce_during_a_run_leaves_a_successor(engine: Engine) {
+async fn debounce_during_run_enqueues_successor(engine: Engine) {
     let debounced = |n: i64| work(n).unique(Unique::key("k").on_conflict(OnConflict::Debounce));
     let first = engine.enqueue(debounced(1)).await;
     let worker = engine.worker().await;
@@ -156,7 +156,7 @@ async fn debounce_during_a_run_leaves_a_successor(engine: Engine) {
     assert_eq!(engine.numbers(5).await, [3], "the job has the payload of the last enqueue");
 }
 
-async fn debounce_reaches_a_job_that_waits_for_others(engine: Engine) {
+async fn debounce_replaces_job_that_waits_for_others(engine: Engine) {
     let debounced = |n: i64| work(n).unique(Unique::key("k").on_conflict(OnConflict::Debounce));
     let before = engine.add(0).await;
     let first = engine.enqueue(debounced(1).after([before])).await;
@@ -209,7 +209,7 @@ async fn delayed_job_starts_when_due(engine: Engine) {
     assert_eq!(engine.state(late).await, JobState::Ready, "a job with a past run time is due at once");
 }
 
-/// Regression test for bullmq#2466: delayed jobs stop until another is added.
+/// Regression test for bullmq#2466: delayed jobs are not started until another job is added.
 async fn delayed_jobs_start_without_new_jobs(engine: Engine) {
     let now = engine.ctx().now;
     let jobs = (1..=50).map(|n: i64| work(n).at(now + seconds(n.unsigned_abs() * 60)));

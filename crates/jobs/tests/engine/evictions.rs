@@ -1,4 +1,4 @@
-//! Recovery of jobs whose worker is gone, and of jobs that crash their workers.
+//! Tests of the recovery of jobs whose worker has died, and of jobs that crash their workers.
 
 use kith_jobs::{JobState, ReportOutcome, RetryPolicy};
 use kith_kernel::seconds;
@@ -12,17 +12,17 @@ contract! {
     frozen_worker_is_fenced_after_resume
     evicted_worker_claims_nothing
     job_that_crashes_worker_three_times_is_dead
-    other_jobs_survive_poison_job
+    other_jobs_complete_despite_poison_job
     suspects_run_in_busy_queue
     suspect_counts_against_the_limit_of_its_key
-    saturated_suspects_do_not_hide_later_suspects
+    suspects_of_saturated_key_do_not_block_other_suspects
     eviction_does_not_count_as_job_failure
     concurrent_nodes_evict_worker_once
     outage_longer_than_lease_evicts_no_worker
     clock_set_back_does_not_stop_evictions
 }
 
-/// Regression test for oban#364 and pgqueuer#475: jobs stay running after a crash.
+/// Regression test for oban#364 and pgqueuer#475: jobs remain in the state running after a crash.
 async fn jobs_of_expired_worker_run_again(engine: Engine) {
     engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
     let gone = engine.worker().await;
@@ -39,8 +39,8 @@ async fn jobs_of_expired_worker_run_again(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [0, 1, 2, 3, 4]);
 }
 
-/// Regression test for hexpm#1825 (recovery by time alone reruns live jobs) and bull#308 (a stalled job runs
-/// twice).
+/// Regression test for hexpm#1825 (a recovery based only on time runs live jobs again) and bull#308 (a
+/// stalled job runs twice).
 async fn live_worker_keeps_long_running_jobs(engine: Engine) {
     let id = engine.add(1).await;
     let worker = engine.worker().await;
@@ -55,7 +55,7 @@ async fn live_worker_keeps_long_running_jobs(engine: Engine) {
     assert_eq!(engine.job(id).await.attempt, 1);
 }
 
-/// Jobs claimed after its eviction would never be recovered.
+/// Jobs that a worker claims after its eviction would never be recovered.
 async fn evicted_worker_claims_nothing(engine: Engine) {
     let frozen = engine.worker().await;
     engine.advance(seconds(60));
@@ -90,7 +90,7 @@ async fn die_with(engine: &Engine, limit: i64) -> Vec<i64> {
     claim.jobs.iter().map(|job| job.id).collect()
 }
 
-/// Regression test for sidekiq#4633: a poison job kills workers in a loop.
+/// Regression test for sidekiq#4633: a poison job kills workers repeatedly.
 async fn job_that_crashes_worker_three_times_is_dead(engine: Engine) {
     let id = engine.enqueue(work(1).retry(RetryPolicy::times(100))).await.id;
     for _ in 0..3 {
@@ -101,14 +101,14 @@ async fn job_that_crashes_worker_three_times_is_dead(engine: Engine) {
     assert!(die_with(&engine, 5).await.is_empty());
 }
 
-async fn other_jobs_survive_poison_job(engine: Engine) {
+async fn other_jobs_complete_despite_poison_job(engine: Engine) {
     let poison = engine.add(0).await;
     engine.jobs.enqueue_all((1..20).map(work).collect()).await.unwrap();
-    // Two crashes make all of them suspects.
+    // After two crashes all of them are suspects.
     for _ in 0..2 {
         assert_eq!(die_with(&engine, 50).await.len(), 20);
     }
-    // From now on each of them is the only suspect of its worker.
+    // From now on a worker claims only one suspect at a time.
     let mut done_ones = 0;
     for _ in 0..60 {
         let worker = engine.worker().await;
@@ -127,7 +127,7 @@ async fn other_jobs_survive_poison_job(engine: Engine) {
     assert_eq!(engine.state(poison).await, JobState::Dead);
 }
 
-/// Makes the given jobs suspects, in this order.
+/// Enqueues the given jobs and makes them suspects, in this order.
 async fn make_suspects(engine: &Engine, jobs: Vec<kith_jobs::NewJob>) {
     engine.jobs.enqueue_all(jobs).await.unwrap();
     for _ in 0..2 {
@@ -168,8 +168,8 @@ async fn suspect_all(engine: &Engine) {
     engine.db().write(suspect).await.unwrap();
 }
 
-/// More suspects than one claim examines.
-async fn saturated_suspects_do_not_hide_later_suspects(engine: Engine) {
+/// There are more suspects with a saturated key than one claim examines.
+async fn suspects_of_saturated_key_do_not_block_other_suspects(engine: Engine) {
     limit_keys_to_one(&engine).await;
     let (first, second) = (engine.worker().await, engine.worker().await);
     engine.enqueue(work(0).with_limit_key("crowd")).await;
@@ -215,8 +215,8 @@ async fn eviction_does_not_count_as_job_failure(engine: Engine) {
     assert_eq!(engine.run_next(done()).await, Some((id, ReportOutcome::Finished(JobState::Completed))));
 }
 
-/// While the database is unavailable no worker can send heartbeats, so the first to recover must not evict
-/// the others.
+/// No worker can send heartbeats while the database is unavailable. The first worker to recover must not
+/// evict the others.
 async fn outage_longer_than_lease_evicts_no_worker(engine: Engine) {
     engine.add(1).await;
     let worker = engine.worker().await;

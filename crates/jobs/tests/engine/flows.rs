@@ -1,4 +1,4 @@
-//! Flows: children run before parents, fan-in, and failures.
+//! Tests of flows: children run before their parents, parents get the results, and failures are passed on.
 
 use kith_jobs::{
     Flow, JobError, JobOutput, JobState, MaintenanceState, OnFailure, ReportOutcome, Retention, enqueue_flow,
@@ -18,7 +18,8 @@ contract! {
     many_dependents_are_updated_in_bounded_transactions
 }
 
-/// Inserts jobs 1 to `count`, of which the first is ready, and their dependencies.
+/// Inserts jobs 1 to `count`, of which only the first is ready, and runs the statement `waits`, which inserts
+/// their dependencies.
 async fn insert(engine: &Engine, count: i64, waits: &'static str) {
     let insert = move |tx: &Tx<'_>| {
         tx.exec(

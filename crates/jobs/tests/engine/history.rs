@@ -1,4 +1,4 @@
-//! History of ended jobs, and the size of the live table.
+//! Tests of the history of ended jobs, and of the statistics.
 
 use kith_jobs::{JobFilter, JobState, MaintenanceState, Retention, list_jobs};
 use kith_kernel::{days, hours, seconds};
@@ -17,7 +17,7 @@ async fn run_maintenance(engine: &Engine, last: &mut MaintenanceState, retention
     engine.jobs.run_maintenance(last, retention).await.unwrap();
 }
 
-/// Regression test for bullmq#366: finished jobs fill the memory.
+/// Regression test for bullmq#366: finished jobs fill up the memory.
 async fn ended_jobs_are_removed_by_age(engine: Engine) {
     let retention = Retention { ended_age: days(7), ..Retention::DEFAULT };
     let mut last = MaintenanceState::default();
@@ -106,9 +106,9 @@ async fn minutes_and_samples_record_activity(engine: Engine) {
 
 const CURRENT_SEGMENT: &str = "SELECT current_segment FROM job_history_ring";
 
-/// A dump locks the next segment to be truncated for as long as it runs.
+/// A dump locks the segment that is to be truncated next for as long as the dump runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn segment_advance_yields_to_reader() {
+async fn history_segment_is_not_truncated_while_it_is_read() {
     let Some(engine) = Engine::postgres().await else { return };
     let mut last = MaintenanceState::default();
     run_maintenance(&engine, &mut last, Retention::DEFAULT).await;

@@ -1,4 +1,4 @@
-//! Leased jobs of external programs: lease, heartbeat and fencing.
+//! Tests of leased jobs, which external programs run: lease, heartbeat and fencing.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use kith_store::contract;
 use crate::support::{Engine, done, work};
 
 contract! {
-    lease_is_renewed_by_heartbeats_and_expires_without
-    expired_lease_holder_changes_nothing
+    lease_expires_only_without_heartbeats
+    expired_lease_holder_cannot_change_job
     progress_and_log_are_stored_with_job
     empty_leased_claim_leaves_no_worker
     delay_longer_than_lease_runs_once
@@ -30,7 +30,7 @@ async fn send_heartbeat(engine: &Engine, job: &ClaimedJob) -> bool {
     kept.unwrap().is_some()
 }
 
-async fn lease_is_renewed_by_heartbeats_and_expires_without(engine: Engine) {
+async fn lease_expires_only_without_heartbeats(engine: Engine) {
     engine.add(1).await;
     let job = claim(&engine, seconds(30)).await;
     assert_eq!(job.attempt, 1);
@@ -49,7 +49,7 @@ async fn lease_is_renewed_by_heartbeats_and_expires_without(engine: Engine) {
     assert_eq!(engine.numbers(5).await, [1]);
 }
 
-async fn expired_lease_holder_changes_nothing(engine: Engine) {
+async fn expired_lease_holder_cannot_change_job(engine: Engine) {
     engine.add(1).await;
     let late = claim(&engine, seconds(10)).await;
     engine.advance(seconds(11));
@@ -102,7 +102,8 @@ async fn claim(engine: &Engine, lease: Duration) -> ClaimedJob {
     claim.into_claim().jobs.remove(0)
 }
 
-/// Regression test for celery#2481: a delay longer than the visibility timeout duplicates the job.
+/// Regression test for celery#2481: a job with a delay longer than the visibility timeout runs more than
+/// once.
 async fn delay_longer_than_lease_runs_once(engine: Engine) {
     let due = engine.ctx().now + seconds(36_000);
     engine.enqueue(work(1).at(due)).await;

@@ -1,4 +1,4 @@
-//! Limits per queue and per key, counted across all nodes.
+//! Tests of the limits per queue and per key, which are counted across all nodes.
 
 use std::collections::HashMap;
 
@@ -14,8 +14,8 @@ contract! {
     key_concurrency_is_independent_per_key
     key_rate_is_independent_per_key
     limits_are_exact_across_nodes
-    saturated_key_does_not_hide_later_keys
-    many_saturated_keys_do_not_hide_later_keys
+    jobs_of_saturated_key_do_not_block_other_keys
+    many_saturated_keys_do_not_block_other_keys
     examined_keys_are_not_examined_again_immediately
     keyed_and_keyless_jobs_share_claims_equally
     single_claims_alternate_between_keyed_and_keyless
@@ -95,7 +95,7 @@ async fn key_rate_is_independent_per_key(engine: Engine) {
     }
 }
 
-/// Similar to river#1145: a limit is exact across all nodes.
+/// Covers a fault similar to river#1145: a limit must be exact across all nodes.
 async fn limits_are_exact_across_nodes(engine: Engine) {
     set(&engine, |queue| {
         queue.concurrency = Some(7);
@@ -128,7 +128,7 @@ async fn limits_are_exact_across_nodes(engine: Engine) {
     }
 }
 
-async fn saturated_key_does_not_hide_later_keys(engine: Engine) {
+async fn jobs_of_saturated_key_do_not_block_other_keys(engine: Engine) {
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
     let crowd = (0..2_000).map(|n| work(n).with_limit_key("crowd"));
     let others = (5_000..5_003).map(|n| work(n).with_limit_key(format!("other-{n}")));
@@ -142,7 +142,7 @@ async fn saturated_key_does_not_hide_later_keys(engine: Engine) {
     assert_eq!(found, [0, 5_000, 5_001, 5_002]);
 }
 
-async fn many_saturated_keys_do_not_hide_later_keys(engine: Engine) {
+async fn many_saturated_keys_do_not_block_other_keys(engine: Engine) {
     const KEYS: i64 = 600;
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
     let jobs = |n: i64| work(n).with_limit_key(format!("key-{n:04}"));
@@ -162,7 +162,8 @@ async fn many_saturated_keys_do_not_hide_later_keys(engine: Engine) {
     assert_eq!(found, [-1]);
 }
 
-/// Claims `claims` times, reports all jobs, and counts those without a key and those with one.
+/// Claims jobs `claims` times and reports all of them. Returns the number of jobs without a key and with a
+/// key.
 async fn count_by_key(engine: &Engine, claims: usize, limit: i64) -> (usize, usize) {
     let worker = engine.worker().await;
     let (mut without, mut with) = (0, 0);
@@ -185,7 +186,7 @@ async fn keyed_and_keyless_jobs_share_claims_equally(engine: Engine) {
     fill(&engine, 600, 300).await;
     let (without, with) = count_by_key(&engine, 10, 28).await;
     assert!(without >= 140 && with >= 100, "{without} jobs without a key, {with} with a key");
-    // Each kind takes what the other does not need.
+    // Jobs of one kind use the part of a claim that jobs of the other kind leave unused.
     while count_by_key(&engine, 1, 28).await.1 > 0 {}
     assert_eq!(count_by_key(&engine, 1, 4).await, (4, 0));
 }
@@ -229,7 +230,7 @@ async fn stale_revision_of_settings_is_rejected(engine: Engine) {
     assert_eq!(change(read.revision).await.unwrap().revision, read.revision + 1);
 }
 
-/// More keys than one claim examines.
+/// There are more keys than one claim examines.
 async fn examined_keys_are_not_examined_again_immediately(engine: Engine) {
     const KEYS: i64 = 600;
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;

@@ -1,5 +1,5 @@
-//! Long-running load: writers never find the database locked, old snapshots do not slow down claims, and
-//! limits cost nothing until they are reached.
+//! Load tests: writers never get an error because the database is locked, old snapshots do not slow down
+//! claims, and limits have no cost until they are reached.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ contract! {
     old_snapshot_does_not_slow_claims
 }
 
-/// Read with a snapshot that stays open until it is released.
+/// Read whose snapshot stays open until it is released.
 struct Snapshot {
     let_go: Sender<()>,
     read: JoinHandle<Result<i64, Error>>,
@@ -37,7 +37,7 @@ async fn hold_a_snapshot(engine: &Engine) -> Snapshot {
             if let Some(held) = held.lock().unwrap().take() {
                 held.send(()).unwrap();
             }
-            // Ends when the sender is dropped.
+            // This call returns when the sender is dropped.
             let _ = wait.lock().unwrap().recv();
             let after = q.one(count, &[], |row| row.get::<i64>(0))?;
             assert_eq!(before, after, "both reads see the same snapshot");
@@ -86,7 +86,8 @@ async fn concurrent_writers_never_see_database_locked(engine: Engine) {
     workers.stop().await;
 }
 
-/// With a limit equal to the total of four workers, each claim is as full as without a limit.
+/// The limit equals the total concurrency of four workers, so each claim must return as many jobs as without
+/// a limit.
 async fn unreached_limit_does_not_shrink_claims(engine: Engine) {
     const WORKERS: usize = 4;
     const EACH: i64 = 10;
@@ -133,8 +134,8 @@ async fn unreached_limit_does_not_shrink_claims(engine: Engine) {
     assert_eq!(claims * EACH, 400, "all jobs were claimed in as many claims as without a limit");
 }
 
-/// On PostgreSQL dead rows stay as long as an old snapshot is held. SQLite has no dead rows; there the test
-/// checks only that claims continue.
+/// On PostgreSQL dead rows remain while an old snapshot is held. SQLite has no dead rows, so there the test
+/// only checks that claims continue.
 async fn old_snapshot_does_not_slow_claims(engine: Engine) {
     let worker = engine.worker().await;
     churn(&engine, worker, 500).await;
@@ -167,8 +168,8 @@ async fn churn(engine: &Engine, worker: i64, jobs: i64) {
     }
 }
 
-/// Returns the smallest number of pages of three claims, because other tests' transactions on the same server
-/// can briefly hold watermarks back.
+/// Returns the smallest number of pages of three claims. Transactions of other tests on the same server can
+/// briefly prevent the watermark from advancing.
 async fn least_pages(engine: &Engine) -> Option<u64> {
     let mut least = None;
     for _ in 0..3 {
@@ -178,8 +179,8 @@ async fn least_pages(engine: &Engine) -> Option<u64> {
     least
 }
 
-/// Returns the number of pages touched by a claim of ten jobs, with the watermarks that a process would have,
-/// or with `mark`.
+/// Returns the number of pages that a claim of ten jobs reads, with the watermarks that a running process
+/// would use, or with `mark` if it is given. Returns `None` on SQLite.
 async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
     if engine.db().kind() == EngineKind::Sqlite {
         return None;

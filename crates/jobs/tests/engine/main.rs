@@ -1,5 +1,5 @@
-//! Conformance tests of the job engine on both databases, written from its guarantees and not from its
-//! implementation.
+//! Conformance tests of the job engine on both databases. They are derived from its guarantees and not from
+//! its implementation.
 
 mod support;
 

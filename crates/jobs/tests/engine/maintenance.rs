@@ -1,4 +1,4 @@
-//! Maintenance: rows that it deletes, attempts that it ends, and those that it must not touch.
+//! Tests of maintenance: rows that it deletes, attempts that it ends, and attempts that it must not end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ async fn maintain(engine: &Engine) {
     engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
 }
 
-/// More rows than one transaction deletes.
+/// There are more expired rows than one transaction deletes.
 async fn maintenance_removes_all_expired_rows(engine: Engine) {
     let fill = |tx: &Tx<'_>| {
         for sql in [
@@ -54,7 +54,7 @@ async fn maintenance_removes_all_expired_rows(engine: Engine) {
     }
 }
 
-/// Workers claim ahead of what they run.
+/// Workers claim more jobs than they run, so a claimed job may not have started.
 async fn unstarted_attempt_is_not_overdue(engine: Engine) {
     let id = engine.enqueue(work(1).timeout(seconds(1))).await.id;
     let worker = engine.worker().await;
@@ -81,7 +81,7 @@ async fn leased_attempt_is_overdue_from_its_claim(engine: Engine) {
     assert_eq!((failed.state, failed.failures), (JobState::Scheduled, 1));
 }
 
-/// The handler blocks its thread, so that its own process cannot end it.
+/// The handler blocks its thread, so that the process of the worker cannot end it.
 async fn attempt_that_exceeds_its_timeout_is_ended_by_maintenance(engine: Engine) {
     let released = Arc::new(AtomicBool::new(false));
     let blocks = Arc::clone(&released);

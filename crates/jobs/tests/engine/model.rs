@@ -1,10 +1,10 @@
-//! Model of claiming, heartbeats, eviction and completion, written from the guarantees. Random sequences of
-//! workers that work, fail, freeze, resume and die are run on the model and on the engine, and both must
-//! agree at each step. In some sequences the database crashes, which undoes claims and heartbeats that were
-//! not synced.
+//! Model test of claims, heartbeats, evictions and completions. The model is derived from the guarantees.
+//! Workers work, fail, freeze, resume and die in random sequences, on the model and on the engine, and both
+//! must agree at each step. In some sequences the database crashes, which undoes claims and heartbeats that
+//! were not synced to disk.
 //!
-//! The seed is printed. `KITH_JOB_SEQUENCES=500` runs more sequences, `KITH_JOB_CRASH_SEQUENCES=50` more with
-//! crashes, and `KITH_JOB_SEED=7` sets the seed.
+//! The test prints the seed. `KITH_JOB_SEQUENCES=500` runs more sequences, `KITH_JOB_CRASH_SEQUENCES=50` runs
+//! more sequences with crashes, and `KITH_JOB_SEED=7` sets the seed.
 
 mod sequence;
 
@@ -44,7 +44,7 @@ async fn random_sequences_with_crashes_agree_with_model() {
     assert!(undone > 0, "at least one crash has undone a claim");
 }
 
-/// Runs random sequences. Returns the number of claims undone by crashes.
+/// Runs `count` random sequences. Returns the number of claims that crashes have undone.
 async fn run_sequences(engine: Engine, server: Option<PostgresServer>, count: u64) -> usize {
     let seed = env_number("KITH_JOB_SEED", 1);
     eprintln!("{count} sequences, starting at seed {seed}");

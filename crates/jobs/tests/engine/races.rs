@@ -1,5 +1,5 @@
-//! Interleavings forced by held transactions: a claim, a promotion or a maintenance run meets a change that
-//! commits between its snapshot and its row lock.
+//! Tests of race conditions that open transactions force: another transaction commits a change between the
+//! snapshot and the row lock of a claim, a promotion or a maintenance run.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ contract! {
     promotion_retries_skipped_locked_job
     claim_with_unknown_outcome_is_returned
     leased_claim_with_unknown_outcome_is_returned
-    leased_claim_without_caller_is_returned
+    leased_claim_of_disconnected_caller_is_returned
     dropped_leased_claim_is_returned
     job_below_watermark_is_found_within_minutes
-    undone_claim_cannot_complete_next_claim
+    report_of_undone_claim_cannot_complete_next_claim
     maintenance_keeps_the_unique_key_of_a_new_job
 }
 
@@ -32,7 +32,7 @@ fn is_shared(engine: &Engine) -> bool {
     engine.db().kind() == EngineKind::Postgres
 }
 
-/// Waits until a statement of this database waits for a lock; on SQLite, until a transaction is queued.
+/// Waits until a statement in this database waits for a lock. On SQLite, waits until a transaction is queued.
 async fn until_blocked(engine: &Engine) {
     if !is_shared(engine) {
         return until("a transaction is queued", async || engine.db().stats().queued > 0).await;
@@ -41,7 +41,8 @@ async fn until_blocked(engine: &Engine) {
     until("a statement waits for a lock", async || engine.count(waits).await > 0).await;
 }
 
-/// Claims 10 jobs while `held` has changed some of them, then commits `held`.
+/// Starts a claim of 10 jobs, some of which `held` has changed without a commit. Then commits `held`, and
+/// returns the number of claimed jobs.
 async fn claim_across(engine: &Engine, held: Held, worker: i64) -> usize {
     let jobs: Jobs = engine.jobs.clone();
     let claiming = tokio::spawn(async move { jobs.claim("default", worker, 10).await.unwrap() });
@@ -50,7 +51,7 @@ async fn claim_across(engine: &Engine, held: Held, worker: i64) -> usize {
     claiming.await.unwrap().jobs.len()
 }
 
-/// Claims until no job is left, and returns the number of jobs.
+/// Claims until no job is left, and returns the number of claimed jobs.
 async fn claim_rest(engine: &Engine, worker: i64) -> usize {
     let mut rest = 0;
     loop {
@@ -149,8 +150,8 @@ async fn leased_claim_with_unknown_outcome_is_returned(engine: Engine) {
     assert_eq!(engine.numbers(10).await.len(), 5);
 }
 
-/// A request is dropped during its claim: its time limit passed, or the client has disconnected.
-async fn leased_claim_without_caller_is_returned(engine: Engine) {
+/// A request is dropped during its claim, because its time limit has passed or the client has disconnected.
+async fn leased_claim_of_disconnected_caller_is_returned(engine: Engine) {
     engine.add(1).await;
     let lock = |tx: &Tx<'_>| {
         tx.lock("job queue", ["default"])?;
@@ -172,7 +173,7 @@ async fn leased_claim_without_caller_is_returned(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [1]);
 }
 
-/// A request fails after its claim, because the response could not be stored.
+/// A request fails after its claim, because its response could not be stored.
 async fn dropped_leased_claim_is_returned(engine: Engine) {
     engine.jobs.enqueue_all((0..3).map(work).collect()).await.unwrap();
     let claim = engine.jobs.claim_with_lease("default", "elsewhere", seconds(3_600), 2).await.unwrap();
@@ -189,7 +190,7 @@ async fn dropped_leased_claim_is_returned(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2 AND crashes = 0").await, 3);
 }
 
-/// Opens all write connections, because a new one starts without watermarks.
+/// Opens all write connections. On a new connection the cached watermarks are not valid.
 async fn open_connections(engine: &Engine) {
     let mut all = Vec::new();
     while is_shared(engine) && all.len() < WRITE_THREADS {
@@ -200,7 +201,7 @@ async fn open_connections(engine: &Engine) {
     }
 }
 
-/// Safety net against a wrong watermark of any cause.
+/// Covers the safety net that corrects a wrong watermark, whatever its cause.
 async fn job_below_watermark_is_found_within_minutes(engine: Engine) {
     open_connections(&engine).await;
     let worker = engine.worker().await;
@@ -215,8 +216,9 @@ async fn job_below_watermark_is_found_within_minutes(engine: Engine) {
     assert_eq!(found_at_once + claim_rest(&engine, worker).await, 1);
 }
 
-/// A crash of the database undoes a claim and its attempt number, and the next claim gets the same number.
-async fn undone_claim_cannot_complete_next_claim(engine: Engine) {
+/// A crash of the database undoes a claim, including its attempt number, and the next claim gets the same
+/// number.
+async fn report_of_undone_claim_cannot_complete_next_claim(engine: Engine) {
     let id = engine.add(1).await;
     let worker = engine.worker().await;
     let lost = engine.claim(worker, 1).await.jobs.remove(0);

@@ -1,4 +1,4 @@
-//! Test support: a database for each test, the engine on it, and a manual clock.
+//! Test support: a database for each test, the engine on that database, and a manual clock.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -56,7 +56,7 @@ impl Engine {
         Self { jobs, clock, sources, database }
     }
 
-    /// Returns another node on the same database, with the same clock, or `None` on SQLite.
+    /// Returns another node on the same database, with the same clock. Returns `None` on SQLite.
     pub async fn second(&self) -> Option<Jobs> {
         if self.jobs.db().kind() == kith_store::EngineKind::Sqlite {
             return None;
@@ -81,7 +81,7 @@ impl Engine {
         self.jobs.enqueue(job).await.unwrap()
     }
 
-    /// Enqueues a job of kind `work` in the queue `default`, with a number as payload.
+    /// Enqueues a job of kind `work` in the queue `default`, whose payload is the number `n`.
     pub async fn add(&self, n: i64) -> JobId {
         self.enqueue(work(n)).await.id
     }
@@ -94,7 +94,8 @@ impl Engine {
         self.jobs.claim("default", worker, limit).await.unwrap()
     }
 
-    /// Claims with a new worker, and returns the numbers of the jobs in order.
+    /// Registers a worker, claims up to `limit` jobs with it, and returns the numbers in their payloads, in
+    /// order.
     pub async fn numbers(&self, limit: i64) -> Vec<i64> {
         let worker = self.worker().await;
         numbers(&self.claim(worker, limit).await)
@@ -109,7 +110,7 @@ impl Engine {
         self.jobs.report(Arc::new(vec![report])).await.unwrap().remove(0)
     }
 
-    /// Claims the next job and ends it with `outcome`.
+    /// Claims the next job and ends it with `outcome`. Returns `None` if no job can be claimed.
     pub async fn run_next(&self, outcome: Result<JobOutput, JobError>) -> Option<(JobId, ReportOutcome)> {
         let worker = self.worker().await;
         let claim = self.claim(worker, 1).await;
@@ -129,14 +130,14 @@ impl Engine {
         self.job(id).await.state
     }
 
-    /// Returns the number that a query counts.
+    /// Returns the number in the first column of the first row of a query.
     pub async fn count(&self, sql: &'static str) -> i64 {
         let count = self.db().read(move |q| q.one(sql, &[], |row| row.get::<i64>(0))).await;
         count.unwrap().unwrap_or(0)
     }
 }
 
-/// Returns a job of kind `work` for the queue `default`, with a number as payload.
+/// Returns a job of kind `work` for the queue `default`, whose payload is the number `n`.
 pub fn work(n: i64) -> NewJob {
     NewJob::new("default", "work", n.to_string())
 }
@@ -149,7 +150,7 @@ pub fn done() -> Result<JobOutput, JobError> {
     Ok(JobOutput::default())
 }
 
-/// Waits until a condition holds, with a timeout; the engine's tasks run meanwhile.
+/// Waits until a condition is true. Panics after 20 seconds. The tasks of the engine run during this wait.
 pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !holds().await {
@@ -159,14 +160,14 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     assert!(waited.await.is_ok(), "{what}: not reached within 20 s");
 }
 
-/// Open transaction that has made its changes.
+/// Open transaction that has made its changes and was not committed yet.
 pub struct Held {
     release: Sender<()>,
     committed: JoinHandle<Result<(), Error>>,
 }
 
 /// Runs `change` in a transaction that stays open until it is released. On SQLite all other writes wait for
-/// it.
+/// this transaction.
 pub async fn hold(engine: &Engine, change: impl Fn(&Tx<'_>) -> Result<(), Error> + Send + 'static) -> Held {
     let (release, released) = channel();
     let (held, is_held) = tokio::sync::oneshot::channel();
@@ -176,7 +177,7 @@ pub async fn hold(engine: &Engine, change: impl Fn(&Tx<'_>) -> Result<(), Error>
             change(tx)?;
             if let Some(held) = held.lock().unwrap().take() {
                 held.send(()).unwrap();
-                // A failed test drops the sender.
+                // If the test fails, the sender is dropped.
                 let _ = released.lock().unwrap().recv();
             }
             Ok::<_, Error>(())

@@ -1,4 +1,4 @@
-//! Workers of a process: running, cancelling, stopping.
+//! Tests of the workers of a process: running, cancelling and stopping.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,7 +69,7 @@ async fn enqueued_jobs_are_run(engine: Engine) {
     );
 }
 
-/// Runs two jobs on `slots` slots, of which `handler` panics for the first only.
+/// Runs two jobs on `slots` slots. `handler` panics only for the first job, and the second job must complete.
 async fn fails_alone(engine: &Engine, slots: usize, handler: Handler) {
     let workers = start(engine, slots, vec![handler]).await;
     let bad = engine.enqueue(work(1).retry(RetryPolicy::NEVER)).await.id;
@@ -90,7 +90,7 @@ async fn panicking_handler_fails_its_attempt_only(engine: Engine) {
     fails_alone(&engine, 4, handler).await;
 }
 
-/// Handler that panics in its closure, before it returns a future.
+/// Returns a handler that panics in its closure, before it returns a future.
 fn panics_at_once() -> Handler {
     Handler::new("work", |run: AttemptContext| {
         assert!(run.payload != "1", "on purpose");
@@ -134,7 +134,7 @@ async fn running_attempt_is_cancelled_on_request(engine: Engine) {
     workers.stop().await;
 }
 
-/// Regression test for graphile#526: a four-hour lock after SIGTERM.
+/// Regression test for graphile#526: jobs remain locked for four hours after SIGTERM.
 async fn stop_waits_for_running_and_returns_unstarted_jobs(engine: Engine) {
     let (go, gone) = tokio::sync::watch::channel(false);
     let started = Arc::new(AtomicUsize::new(0));
@@ -162,7 +162,7 @@ async fn stop_waits_for_running_and_returns_unstarted_jobs(engine: Engine) {
     assert_eq!(engine.numbers(100).await.len(), 17, "all remaining jobs can be claimed at once");
 }
 
-/// Counts when it is dropped.
+/// Increments its counter when it is dropped.
 struct Dropped(Arc<AtomicUsize>);
 
 impl Drop for Dropped {
@@ -171,8 +171,8 @@ impl Drop for Dropped {
     }
 }
 
-/// Starts workers without a grace period and enqueues jobs, numbered from 1. Waits until the handler of each
-/// has started, as counted by `started`; a claimed job may not have started yet.
+/// Starts workers without a grace period and enqueues `jobs` jobs, numbered from 1. Waits until `started`
+/// shows that the handler of each job has started, because a claimed job may not have started yet.
 async fn start_without_grace(
     engine: &Engine,
     handler: Handler,
@@ -202,7 +202,7 @@ async fn handlers_over_grace_are_cancelled_and_jobs_returned(engine: Engine) {
             Err(JobError::Cancelled)
         }
     });
-    // The stop ends as soon as both handlers have ended.
+    // The grace period is long, but the stop ends as soon as both handlers have ended.
     let (workers, ids) = start_without_grace(&engine, handler, (2, &started), seconds(60)).await;
     let (ctx, cancelled) = (engine.ctx(), ids[1]);
     let mark = move |tx: &kith_store::Tx<'_>| {
@@ -294,7 +294,7 @@ async fn two_nodes_run_each_job_once(engine: Engine) {
     assert_eq!((runs.len(), runs.values().sum::<usize>()), (1_000, 1_000));
 }
 
-/// A crash of the database undid the claim, so another worker may have the job by now.
+/// A crash of the database has undone the claim, so another worker may already run the job.
 async fn attempt_with_undone_claim_is_stopped(engine: Engine) {
     let stopped = Arc::new(AtomicUsize::new(0));
     let stops = Arc::clone(&stopped);
@@ -343,7 +343,7 @@ async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
     });
     let quick = Handler::new("work", |_: AttemptContext| async { done() });
     let workers = start(&engine, AT_ONCE, vec![blocks, quick]).await;
-    // A queue with short jobs is claimed ahead.
+    // Because the first jobs are short, the worker claims more jobs in advance.
     let block = |n: i64| kith_jobs::NewJob::new("default", "block", n.to_string());
     engine.jobs.enqueue_all((0..2_000).map(work).chain((0..300).map(block)).collect()).await.unwrap();
     let claimed = "SELECT COUNT(*) FROM jobs WHERE state = 2 AND kind = 'block'";
@@ -368,7 +368,7 @@ async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
     assert_eq!(late, 0, "the evicted worker starts no attempts");
 }
 
-/// Regression test for solid_queue#385 and bullmq#1658: the database does not respond for a moment.
+/// Regression test for solid_queue#385 and bullmq#1658: the database does not respond for a short time.
 async fn database_outage_delays_but_loses_no_job(engine: Engine) {
     let handler = Handler::new("work", |_: AttemptContext| async { done() });
     let workers = start(&engine, 5, vec![handler]).await;

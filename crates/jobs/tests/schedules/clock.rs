@@ -1,4 +1,4 @@
-//! Clock jumps and daylight saving time.
+//! Tests of schedules when the clock jumps, and on days with a change to or from daylight saving time.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -45,7 +45,8 @@ const SCHEDULES: [&str; 3] = ["*/20 * * * *", "15 * * * *", "30 2 * * *"];
 const POLICIES: [(&str, Missed, i64); 3] =
     [("skip", Missed::Skip, 100), ("latest", Missed::Latest, 100), ("all", Missed::All, 5)];
 
-/// DRV-09: the runs after each clock jump against the documented policy.
+/// Covers row DRV-09 of the readiness catalogue: after each clock jump, the runs must agree with the
+/// documented policy.
 async fn clock_jumps_follow_missed_policy(world: TestContext) {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
     let policies = SCHEDULES.iter().flat_map(|schedule| POLICIES.map(|policy| (*schedule, policy)));
@@ -79,17 +80,18 @@ async fn clock_jumps_follow_missed_policy(world: TestContext) {
         sum += ran.len();
     }
     assert_eq!(world.count_jobs().await, i64::try_from(sum).unwrap());
-    // Three schedules, each with none or one due, the latest missed one, and up to five missed ones.
+    // There are three schedules. For each of them at most one occurrence is due, one missed occurrence is run
+    // by the policy `latest`, and five by the policy `all`.
     assert!(max_at_once <= 3 * (1 + 1 + 5), "{max_at_once} runs at once");
     println!("{} jumps, {} schedules: {sum} runs, at most {max_at_once} at once", JUMPS.len(), all.len());
 }
 
-/// Returns the runs according to the policy when the clock moves from `from` to `to`.
+/// Returns the runs that the policy requires when the clock moves from `from` to `to`.
 fn by_the_policy(schedule: &str, missed: Missed, cap: i64, from: Timestamp, to: Timestamp) -> Vec<Timestamp> {
     let spec = Spec::parse(schedule, "UTC", Timestamp::EPOCH).unwrap();
     let ms = Duration::from_millis(1);
-    // After a clock has gone back, occurrences of the last minute are decided again; those that have run do
-    // not run again.
+    // After the clock was set back, occurrences of the last minute are decided again. Occurrences that have
+    // run are not run again.
     let from = if from < to { from } else { to - minutes(1) };
     let all = spec.between(from + ms, to + ms, 10_000).0;
     let (late, timely): (Vec<_>, Vec<_>) = all.into_iter().partition(|at| *at + minutes(1) <= to);

@@ -1,4 +1,4 @@
-//! Commands on schedules.
+//! Tests of the commands on schedules.
 
 use kith_jobs::JobState;
 use kith_jobs::schedules::{self, Missed, Overlap, Plan, ScheduleError};
@@ -8,18 +8,18 @@ use kith_store::contract;
 use crate::support::{TestContext, at, plan};
 
 contract! {
-    paused_occurrences_are_not_missed
-    run_now_works_at_any_time
+    occurrences_during_pause_do_not_count_as_missed
+    run_now_ignores_times_pause_and_overlap
     backfill_runs_past_occurrences_once_in_order
-    a_backfill_is_bounded
-    a_schedule_runs_within_its_limits
+    backfill_over_limit_or_into_future_is_rejected
+    schedule_runs_only_between_start_and_end
     changed_plan_with_same_times_keeps_progress
     invalid_schedule_is_rejected
     deleted_schedule_stops_and_frees_name
     old_occurrences_are_removed_after_a_thousand
 }
 
-async fn paused_occurrences_are_not_missed(world: TestContext) {
+async fn occurrences_during_pause_do_not_count_as_missed(world: TestContext) {
     world.add("hourly", Plan { missed: Missed::All, ..plan("0 * * * *") }).await;
     let paused = world.write(|tx, ctx| schedules::set_paused(tx, ctx, "hourly", true)).await.unwrap();
     assert_eq!((paused.paused, paused.revision), (true, 2));
@@ -32,7 +32,7 @@ async fn paused_occurrences_are_not_missed(world: TestContext) {
     assert_eq!(again.revision, 3, "resuming an active schedule does not change its revision");
 }
 
-async fn run_now_works_at_any_time(world: TestContext) {
+async fn run_now_ignores_times_pause_and_overlap(world: TestContext) {
     world.add("yearly", Plan { overlap: Overlap::Skip, ..plan("@yearly") }).await;
     world.write(|tx, ctx| schedules::set_paused(tx, ctx, "yearly", true)).await.unwrap();
     let mut jobs = Vec::new();
@@ -63,7 +63,7 @@ async fn backfill_runs_past_occurrences_once_in_order(world: TestContext) {
     assert_eq!(world.find("daily").await.unwrap().next_run_at, Some(at("2027-03-27T03:00:00Z")));
 }
 
-async fn a_backfill_is_bounded(world: TestContext) {
+async fn backfill_over_limit_or_into_future_is_rejected(world: TestContext) {
     world.add("often", plan("* * * * *")).await;
     for (from, to) in
         [("2027-03-01T00:00:00Z", "2027-03-20T00:00:00Z"), ("2027-03-21T00:00:00Z", "2027-03-21T00:01:00Z")]
@@ -77,7 +77,7 @@ async fn a_backfill_is_bounded(world: TestContext) {
     assert_eq!(limit.jobs.len(), 1_000);
 }
 
-async fn a_schedule_runs_within_its_limits(world: TestContext) {
+async fn schedule_runs_only_between_start_and_end(world: TestContext) {
     let limits = Plan {
         starts_at: Some(at("2027-03-21T03:00:00Z")),
         ends_at: Some(at("2027-03-21T05:00:00Z")),

@@ -1,4 +1,4 @@
-//! Schedules declared in code.
+//! Tests of schedules that are declared in code.
 
 use kith_jobs::schedules::{self, DeclaredChanges, DeclaredSchedule, ScheduleError};
 use kith_kernel::{hours, minutes};
@@ -53,7 +53,7 @@ async fn unchanged_schedule_keeps_progress_and_pause(world: TestContext) {
     world.declare(UNCHANGED).await;
     let made = world.find("tests.kept").await.unwrap();
     assert_eq!((&*made.owner, made.is_declared), ("module:tests", true));
-    // A deployment while a run is due does not lose it.
+    // A deployment at the time of a due run must not lose the run.
     world.node.clock.set(at("2027-03-21T01:00:10Z"));
     assert_eq!(world.declare(UNCHANGED).await, DeclaredChanges::default());
     let done = world.declare(OTHERWISE).await;

@@ -1,5 +1,5 @@
-//! Conformance tests of durable schedules on both databases. Tests name the issues of other engines that they
-//! guard against.
+//! Conformance tests of durable schedules on both databases. Regression tests name the issue of the other
+//! engine in which the fault was reported.
 
 mod clock;
 mod commands;

@@ -1,4 +1,4 @@
-//! No occurrence runs twice or is lost, regardless of what happens to the nodes.
+//! Tests with several nodes: no occurrence runs twice or is lost when nodes stop, fail or have a wrong clock.
 
 use std::time::Duration;
 
@@ -49,7 +49,8 @@ async fn nodes_with_clock_skew_run_occurrence_once(world: TestContext) {
             world.node.tick_at(now).await;
             other.tick_at(now + skew).await;
         }
-        // One run for the hour, plus those by which one node was ahead; runs made ahead are not repeated.
+        // There is one run per minute of the hour, and in addition the runs by which one node was ahead.
+        // These are not repeated later.
         world.node.clock.set(start + hours(1) + skew);
         let skew_minutes = i64::try_from(skew.as_secs() / 60).unwrap();
         let ran = world.count_jobs().await - before;
@@ -66,7 +67,7 @@ async fn occurrence_is_run_after_node_stops(world: TestContext) {
     world.add("daily", Plan { missed: Missed::Skip, ..plan("0 2 * * *") }).await;
     let first = world.another_node().await;
     assert_eq!(first.tick_at(at("2027-03-21T01:59:59Z")).await.next_run_at, Some(at("2027-03-21T02:00:00Z")));
-    // The node stops before its next tick; the other one starts half a minute later.
+    // The node stops before its next tick. Another node starts half a minute later.
     drop(first);
     let second = world.another_node().await;
     assert_eq!(second.tick_at(at("2027-03-21T02:00:31Z")).await.jobs, 1);
@@ -88,7 +89,8 @@ async fn occurrence_survives_failed_transaction(world: TestContext) {
             struck += usize::from(world.node.jobs.tick().await.is_err());
         }
     }
-    // The store itself retries a transaction that PostgreSQL lost before the commit.
+    // The store itself retries a transaction whose connection was lost before the commit, so not each fault
+    // is an error here.
     assert!(struck >= 1, "{struck}");
     assert_eq!(world.times("hourly").await.len(), 10);
     assert_eq!(world.count_jobs().await, 10);
@@ -120,7 +122,8 @@ static WEEKLY_SLOWER: &[DeclaredSchedule] = &[DeclaredSchedule {
 /// Regression test for river#791.
 async fn weekly_run_survives_frequent_deployments(world: TestContext) {
     for day in 0..56_u64 {
-        // A deployment each noon, with a changed schedule every other day, and an hour of downtime.
+        // There is a deployment each noon, with a changed schedule every other day, followed by an hour of
+        // downtime.
         let noon = at("2027-03-21T12:00:00Z") + days(day);
         world.node.clock.set(noon);
         world.declare(if day % 2 == 0 { WEEKLY } else { WEEKLY_SLOWER }).await;
@@ -168,7 +171,8 @@ async fn workers_run_scheduled_jobs(world: TestContext) {
     let share = QueueConcurrency { queue: QUEUE.to_owned(), concurrency: 2 };
     let workers =
         Workers::start(&jobs, vec![handler], WorkerOptions::new("tester", vec![share])).await.unwrap();
-    // The schedule is in 2027; by the machine's clock its runs are all in the future or missed.
+    // The schedule was created in the year 2027. According to the system clock, its runs would all be in the
+    // future or missed.
     jobs.db()
         .write(|tx| {
             tx.exec("UPDATE job_schedules SET decided_until = 0, next_run_at = 0, anchor_at = 0", &[])

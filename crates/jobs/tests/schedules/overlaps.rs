@@ -1,4 +1,4 @@
-//! Overlapping runs of a schedule, and jitter.
+//! Tests of overlapping runs of a schedule, and of jitter.
 
 use kith_jobs::schedules::{Overlap, Plan};
 use kith_jobs::{ClaimedJob, JobState};

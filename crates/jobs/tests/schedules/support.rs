@@ -1,4 +1,4 @@
-//! Test support: a database for each test, nodes on it, and manual clocks.
+//! Test support: a database for each test, nodes on that database, and manual clocks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use kith_kernel::{
 use kith_store::testing::{TestDatabase, postgres_url};
 use kith_store::{ModuleMigrations, STORE_MIGRATIONS, Store, Tx};
 
-/// Start of each test, a Sunday.
+/// Time at the start of each test, which is a Sunday.
 pub const BEGINNING: &str = "2027-03-21T00:00:30Z";
 pub const QUEUE: &str = "tests";
 pub const KIND: &str = "test.run";
@@ -23,7 +23,7 @@ pub const KIND: &str = "test.run";
 /// Fixture passed to each scenario.
 pub type Fixture = TestContext;
 
-/// Process with its own clock.
+/// Process with a separate manual clock.
 pub struct Node {
     pub jobs: Jobs,
     pub clock: Arc<ManualClock>,
@@ -47,7 +47,7 @@ impl Node {
         self.jobs.tick().await.unwrap()
     }
 
-    /// Ticks every `step` until `until`, inclusive.
+    /// Runs [`Jobs::tick`] every `step` until the time `until`, inclusive.
     pub async fn tick_until(&self, until: Timestamp, step: Duration) {
         let mut now = kith_kernel::Clock::now(&*self.clock);
         while now < until {
@@ -81,7 +81,7 @@ impl TestContext {
         Self { node: Node::on(store, at(BEGINNING)), database }
     }
 
-    /// Returns another process: on PostgreSQL with its own connections, on SQLite sharing the store.
+    /// Returns another process. On PostgreSQL it has its own connections; on SQLite it shares the store.
     pub async fn another_node(&self) -> Node {
         let store = match self.node.jobs.db().kind() {
             kith_store::EngineKind::Sqlite => self.node.jobs.db().clone(),
@@ -90,7 +90,7 @@ impl TestContext {
         Node::on(store, kith_kernel::Clock::now(&*self.node.clock))
     }
 
-    /// Returns the engine on the same database with the system clock.
+    /// Returns the engine on the same database, with the system clock.
     pub fn with_system_clock(&self) -> Jobs {
         let sources = Sources {
             clock: Arc::new(SystemClock),
@@ -144,7 +144,7 @@ impl TestContext {
         runs.into_iter().rev().map(|(one, job)| (one.at, job)).collect()
     }
 
-    /// Returns the times, as text, of the runs that have a job.
+    /// Returns the times of the runs that have a job, as text, earliest first.
     pub async fn times(&self, name: &'static str) -> Vec<String> {
         let runs = self.runs(name).await;
         let ran = runs.into_iter().filter(|(_, job)| job.is_some());
@@ -159,7 +159,7 @@ impl TestContext {
         count.unwrap().unwrap_or(0)
     }
 
-    /// Runs all jobs that are due, and returns their number.
+    /// Runs all jobs that are due, and returns the number of attempts.
     pub async fn work(&self) -> usize {
         let handler = Handler::new(KIND, |_| async { Ok(JobOutput::default()) });
         self.node.jobs.drain(&[handler], &[QUEUE]).await.unwrap()

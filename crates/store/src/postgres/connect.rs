@@ -1,4 +1,4 @@
-//! Selection of the server that accepts writes, and authentication.
+//! Connection to the server that accepts writes, and authentication.
 
 use futures_util::{TryStreamExt, pin_mut};
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
@@ -7,13 +7,13 @@ use super::failure::describe;
 use super::settings::{CONNECT_TIMEOUT, Server, Settings};
 use crate::Error;
 
-/// Query for the server's start time in microseconds. It identifies a server, and distinguishes it from
-/// itself before a restart.
+/// Query that returns the start time of the server in microseconds. It identifies a server, and changes when
+/// the server is restarted.
 pub(super) const SERVER: &str =
     "SELECT CAST(extract(epoch FROM pg_postmaster_start_time()) * 1000000 AS BIGINT)";
 
-/// Tries the servers in order and connects to the first that accepts writes. The error describes the failure
-/// of each.
+/// Tries the servers in order and connects to the first one that accepts writes. If none does, the error
+/// describes the failure of each server.
 pub(super) async fn to_first(
     settings: &Settings,
     known: Option<i64>,
@@ -47,7 +47,8 @@ fn is_read_only(error: &tokio_postgres::Error) -> bool {
     source.is_some_and(|source| source.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-/// Connects and returns the client and the start time of the server: see [`SERVER`].
+/// Connects to a server and authenticates. Returns the client and the start time of the server (see
+/// [`SERVER`]).
 async fn sign_in(
     server: &Server,
     greeting: &str,
@@ -70,7 +71,7 @@ async fn sign_in(
     Ok((client, started))
 }
 
-/// Drives a connection until it closes.
+/// Processes the messages of a connection until it is closed.
 async fn drive<S, T>(mut connection: Connection<S, T>, mut on_notice: impl FnMut(AsyncMessage))
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,

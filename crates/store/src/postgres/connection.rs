@@ -1,8 +1,9 @@
-//! One PostgreSQL connection, driven by the thread that owns it, and the execution of a closure's statements
-//! on it.
+//! PostgreSQL connection that is driven by the thread that owns it, and the execution of a closure's
+//! statements on it.
 //!
-//! To save round trips, BEGIN and locks are sent with the first statement, statements whose result does not
-//! matter with the next one, and the trace with COMMIT.
+//! Several messages are combined to save round trips. BEGIN and lock requests are sent with the first
+//! statement. Statements whose result is not needed are sent with the next statement, and the trace is sent
+//! with COMMIT.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,8 +26,8 @@ use crate::tx::WriteConnection;
 use crate::value::{OwnedParam, Param, Row};
 use crate::{Error, outbox};
 
-/// Maximum number of statements pipelined at once. More could fill the socket buffers while no responses are
-/// read.
+/// Maximum number of statements that are sent before their responses are read. With more statements, the
+/// socket buffers could fill up.
 const MAX_PIPELINED_STATEMENTS: usize = 16;
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS k";
@@ -35,25 +36,25 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS
 pub(crate) struct PostgresConnection {
     pub runtime: Runtime,
     pub client: Client,
-    /// Identity of the server: see [`connect::SERVER`].
+    /// Start time of the server, which identifies it (see [`connect::SERVER`]).
     pub server: i64,
     response_timeout: Cell<Duration>,
     plan_max_age: Duration,
-    /// Creation time of the oldest cached plans.
+    /// Time at which the oldest cached plan was made.
     planned_at: Cell<Instant>,
-    /// True once the server has not responded in time, or it is unclear whether a transaction is open.
+    /// True after the server has not responded in time, or if it is unknown whether a transaction is open.
     unusable: Cell<bool>,
     statements: RefCell<HashMap<(usize, usize), Statement>>,
-    /// Destination of the statement times, if they are measured.
+    /// Object in which the times of statements are recorded, if they are measured.
     measured: Option<Arc<Statements>>,
     times: RefCell<HashMap<(usize, usize), Arc<Times>>>,
 }
 
 impl PostgresConnection {
-    /// Connects to the first server that accepts writes. Notifications go to `on_notice`.
+    /// Connects to the first server that accepts writes. Notifications are passed to `on_notice`.
     ///
-    /// With `known`, a read-only server is accepted as well if it is the known one: then no changes can have
-    /// been acknowledged elsewhere.
+    /// If `known` is given and identifies a server that has become read-only, this server is accepted too,
+    /// because no other server can have acknowledged changes.
     pub fn connect(
         settings: &Settings,
         known: Option<i64>,
@@ -77,7 +78,7 @@ impl PostgresConnection {
         })
     }
 
-    /// Records the times of closures' statements in `statements` from now on.
+    /// Makes the connection record the times of closures' statements in `statements`.
     pub fn measured_in(self, statements: &Arc<Statements>) -> Self {
         Self { measured: Some(Arc::clone(statements)), ..self }
     }
@@ -95,13 +96,13 @@ impl PostgresConnection {
         !self.unusable.get() && !self.client.is_closed()
     }
 
-    /// Sets the time that later statements may wait for a response.
+    /// Sets the maximum time that later statements wait for a response.
     pub fn set_response_timeout(&self, timeout: Duration) {
         self.response_timeout.set(timeout);
     }
 
-    /// Waits for a response, at most for the silence limit. The server's own timeouts end every statement
-    /// earlier.
+    /// Waits for a response. Fails with [`Failure::NoResponse`] after the response timeout. Normally the
+    /// timeouts of the server end a statement earlier.
     pub fn wait<T>(
         &self,
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -116,7 +117,7 @@ impl PostgresConnection {
         }
     }
 
-    /// Returns the statement, prepared on this connection on first use.
+    /// Returns a prepared statement. The statement is prepared when it is first used on this connection.
     pub fn prepare(&self, sql: &'static str) -> Result<Statement, Failure> {
         self.renew_plans()?;
         let key = (sql.as_ptr().addr(), sql.len());
@@ -128,8 +129,8 @@ impl PostgresConnection {
         Ok(statement)
     }
 
-    /// Discards plans older than `plan_max_age`. The server itself keeps a plan until autovacuum has analyzed
-    /// a table.
+    /// Discards the cached plans when they are older than `plan_max_age`. The server itself keeps a plan
+    /// until autovacuum has analyzed a table.
     fn renew_plans(&self) -> Result<(), Failure> {
         if self.planned_at.get().elapsed() < self.plan_max_age {
             return Ok(());
@@ -155,22 +156,22 @@ pub(crate) enum TransactionMode {
     Transaction,
     /// In a read-only transaction with one snapshot.
     Snapshot,
-    /// Each statement on its own (autocommit).
+    /// Each statement in a separate transaction (autocommit).
     Plain,
 }
 
-/// Connection in use by a closure.
+/// Use of a connection by a closure.
 pub(crate) struct PostgresSession<'c> {
     connection: &'c PostgresConnection,
     mode: TransactionMode,
     begun: Cell<bool>,
     locks: RefCell<Vec<i64>>,
-    /// Statements to be sent with the next one.
+    /// Statements that will be sent with the next statement.
     deferred: RefCell<Vec<DeferredStatement>>,
-    /// Announced reads, to be sent with the next statement, and their results.
+    /// Announced reads, which are sent with the next statement, and their results.
     prefetches: RefCell<Vec<Prefetch>>,
     failure_kind: Cell<Option<FailureKind>>,
-    /// True if BEGIN failed: see [`PostgresSession::failed`].
+    /// True if BEGIN has failed (see [`PostgresSession::failed`]).
     begin_failed: Cell<bool>,
     pub write_connection: WriteConnection,
     #[cfg(feature = "testing")]
@@ -215,7 +216,7 @@ impl<'c> PostgresSession<'c> {
         })?
     }
 
-    /// Announces a read: its rows are requested with the next statement and returned by the next
+    /// Announces a read. It is sent with the next statement, and its rows are returned by the next call of
     /// [`PostgresSession::each`] with the same parameters.
     pub fn prefetch(&self, sql: &'static str, params: &[Param<'_>]) -> Result<(), Error> {
         let Some(params) = OwnedParam::copy_all(params) else { return Ok(()) };
@@ -225,7 +226,7 @@ impl<'c> PostgresSession<'c> {
         Ok(())
     }
 
-    /// Takes the rows of an announced read, if it has been sent.
+    /// Removes and returns the rows of an announced read; `None` if it was not announced or not sent yet.
     fn take_prefetched(&self, sql: &'static str, params: &[Param<'_>]) -> Option<Vec<tokio_postgres::Row>> {
         let mut prefetches = self.prefetches.borrow_mut();
         let at = prefetches.iter().position(|prefetch| prefetch.statement.is(sql, params))?;
@@ -237,8 +238,8 @@ impl<'c> PostgresSession<'c> {
         self.run(sql, async |statement| self.connection.client.execute_raw(&statement, params).await)
     }
 
-    /// Adds a statement to be sent with the next one. Those that accumulate are sent before they could fill the
-    /// socket buffers.
+    /// Adds a statement that will be sent with the next statement. If too many accumulate, they are sent
+    /// before they could fill the socket buffers.
     pub fn exec_deferred(&self, sql: &'static str, params: &[Param<'_>]) -> Result<(), Error> {
         let Some(params) = OwnedParam::copy_all(params) else { return self.exec(sql, params).map(drop) };
         self.prefetches.borrow_mut().clear();
@@ -252,7 +253,7 @@ impl<'c> PostgresSession<'c> {
         self.connection.wait(self.open(opening)).map_err(|failure| self.failed(failure))
     }
 
-    /// Adds keys to lock. The lock request is sent with the next statement.
+    /// Adds keys to be locked. The lock request is sent with the next statement.
     pub fn lock(&self, keys: Vec<i64>) -> Result<(), Error> {
         self.locks.borrow_mut().extend(keys);
         Ok(())
@@ -269,7 +270,7 @@ impl<'c> PostgresSession<'c> {
         let stopwatch = RefCell::new(self.connection.stopwatch(sql));
         let opened = async {
             self.open(opening).await?;
-            // The time spent waiting for locks is not part of the statement's own time.
+            // The time spent waiting for locks is not counted as time of the statement.
             stopwatch.borrow_mut().restart();
             Ok(())
         };
@@ -278,7 +279,7 @@ impl<'c> PostgresSession<'c> {
         Ok(value)
     }
 
-    /// Returns what must be sent before the next statement.
+    /// Returns the messages that must be sent before the next statement.
     fn preamble(&self) -> Result<Preamble, Failure> {
         let begin = match self.mode {
             TransactionMode::Transaction => Some("BEGIN"),
@@ -293,8 +294,8 @@ impl<'c> PostgresSession<'c> {
         Ok(Preamble { begin, lock, deferred: self.deferred.take() })
     }
 
-    /// Writes the trace and commits. Any error other than [`Error::OutcomeUnknown`] means that nothing was
-    /// changed. With `is_async`, the commit may be acknowledged before it is on the server's disk.
+    /// Writes the trace and commits the transaction. After any error other than [`Error::OutcomeUnknown`]
+    /// nothing was changed. If `is_async`, the commit may be acknowledged before it is on the server's disk.
     pub fn commit(&self, trace: &Trace, is_async: bool) -> Result<(), Error> {
         if !self.begun.get() && trace.is_empty() && self.deferred.borrow().is_empty() {
             return Ok(());
@@ -320,7 +321,8 @@ impl<'c> PostgresSession<'c> {
         );
         let (begun, (written, committed)) = self.connection.wait(end.map(Ok)).map_err(unknown)?;
         for outcome in std::iter::once(begun).chain(written) {
-            // If the server reported the error, COMMIT rolled back. Otherwise the outcome is unknown.
+            // If the server reported the error, COMMIT has rolled the transaction back. Otherwise the outcome
+            // is unknown.
             outcome.map_err(|error| {
                 if error.code().is_some() { self.failed(error.into()) } else { unknown(error.into()) }
             })?;
@@ -360,7 +362,7 @@ impl<'c> PostgresSession<'c> {
         sent.map(drop)
     }
 
-    /// Rolls the transaction back. Returns true if the connection can be used again.
+    /// Rolls back the transaction. Returns true if the connection can be used again.
     pub fn rollback(&self) -> bool {
         self.connection.is_usable() && (!self.begun.get() || self.connection.batch("ROLLBACK").is_ok())
     }
@@ -376,7 +378,8 @@ impl<'c> PostgresSession<'c> {
 
     fn failed(&self, failure: Failure) -> Error {
         if self.begin_failed.get() {
-            // Statements sent after the failed BEGIN ran on their own and may have been committed.
+            // Statements that were sent after the failed BEGIN ran without a transaction and may have been
+            // committed.
             self.connection.unusable.set(true);
             self.failure_kind.set(Some(FailureKind::Permanent));
             return unknown(failure);
@@ -386,7 +389,7 @@ impl<'c> PostgresSession<'c> {
         error
     }
 
-    /// Sends BEGIN and the locks ahead of a statement.
+    /// Sends BEGIN, the lock request, deferred statements and announced reads, before a statement.
     async fn open(&self, opening: Preamble) -> Result<(), tokio_postgres::Error> {
         let client = &self.connection.client;
         let begin = async {
@@ -404,7 +407,7 @@ impl<'c> PostgresSession<'c> {
         let mut prefetches = self.prefetches.take();
         let reads = prefetches.iter_mut().filter(|prefetch| prefetch.rows.is_none());
         let reads = try_join_all(reads.map(|prefetch| prefetch.run(self.connection)));
-        // The first poll sends the messages, in this order.
+        // The first poll sends the messages in this order.
         try_join4(begin, lock, try_join_all(deferred), reads).await?;
         self.prefetches.replace(prefetches);
         Ok(())
@@ -415,31 +418,31 @@ const fn end_of(is_async: bool) -> &'static str {
     if is_async { "SET LOCAL synchronous_commit = off; COMMIT" } else { "COMMIT" }
 }
 
-/// Row of the trace to be inserted, with its number within the transaction.
+/// Row of the trace to be inserted. Audit entries and events have a number within the transaction.
 enum TraceWrite<'t> {
     Audit(Statement, &'t AuditEntry, i64),
     Details(Statement, &'t AuditDetails),
     Event(Statement, &'t Event, String, i64),
 }
 
-/// Messages to be sent before a statement.
+/// Messages that must be sent before a statement.
 struct Preamble {
     begin: Option<&'static str>,
     lock: Option<(Statement, Vec<i64>)>,
     deferred: Vec<DeferredStatement>,
 }
 
-/// Statement that is sent with the next one, because its result does not matter.
+/// Statement that is sent with the next statement, because its result is not needed.
 struct DeferredStatement {
     sql: &'static str,
     statement: Statement,
     params: Vec<OwnedParam>,
 }
 
-/// Announced read.
+/// Read that was announced and is sent with the next statement.
 struct Prefetch {
     statement: DeferredStatement,
-    /// Result, once it has been sent.
+    /// Rows of the result; `None` until the read was sent.
     rows: Option<Vec<tokio_postgres::Row>>,
 }
 
@@ -468,7 +471,7 @@ impl DeferredStatement {
 
 #[cfg(feature = "testing")]
 impl PostgresSession<'_> {
-    /// Injects the requested fault at a statement, by making the server fail.
+    /// Injects the requested fault at a statement. The fault is caused in the server.
     fn inject_fault(&self) -> Result<(), Error> {
         use crate::testing::Fault;
         let sql = match self.faults.and_then(crate::testing::Faults::at_statement) {
@@ -491,7 +494,7 @@ impl PostgresSession<'_> {
 
     fn inject_fault_before_commit(&self) {
         if self.faults.is_some_and(crate::testing::Faults::at_commit) {
-            // The error of this statement is irrelevant: the connection is lost when COMMIT is sent.
+            // The error of this statement does not matter. The connection is lost when COMMIT is sent.
             let _ = self.connection.batch("SELECT pg_terminate_backend(pg_backend_pid())");
         }
     }

@@ -1,6 +1,6 @@
-//! Dedicated connection of a node. It listens for notifications, notifies other nodes, and acts as the
-//! sequencer while it holds the advisory lock. Losing the connection loses the lock, so a former sequencer
-//! cannot write.
+//! Dedicated connection of a node. It listens for notifications and notifies other nodes. While it holds the
+//! advisory lock, the node is the sequencer. If the connection is lost, the lock is lost too, so a former
+//! sequencer cannot write.
 
 mod lead;
 
@@ -19,26 +19,29 @@ use crate::tx::EngineSession;
 use crate::{Error, Query, outbox};
 use lead::LeaderState;
 
-/// Maximum wait before looking for unannounced work, and between attempts to take the sequencer's lock.
+/// Maximum interval between two checks for work that was not announced, and between two attempts to acquire
+/// the sequencer's lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Minimum interval between two sequencing passes, and between two announcements. Work that arrives meanwhile
-/// is batched.
+/// Minimum interval between two sequencing passes, and between two announcements. Work that arrives in this
+/// interval is processed in one batch.
 const MIN_PASS_INTERVAL: Duration = Duration::from_millis(4);
 
-/// Delay before reconnecting.
+/// Delay before the connection is opened again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
 /// Idle time after which the server ends the session. A running process sends a query every
-/// [`POLL_INTERVAL`]; without this limit a frozen process would hold the lock forever. After it resumes, its
-/// session is gone, and only that session could have assigned positions.
+/// [`POLL_INTERVAL`]. Without this limit, a frozen process would hold the lock forever. When the process
+/// resumes, its session is closed, so it cannot assign positions.
 const IDLE_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Statement timeout of this connection. After a restore, a statement may have to scan a long history.
+/// Statement timeout of this connection. It is long because after a restore a statement may have to scan a
+/// long history.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Tries to take the sequencer's advisory lock. Its two-part key cannot collide with the single-number keys
-/// of transactions. Also returns whether the server has become read-only without ending its sessions.
+/// SQL that tries to acquire the sequencer's advisory lock. Its two-part key cannot collide with the
+/// single-number keys of transactions. The second column is true if the server has become read-only without
+/// ending its sessions.
 const TRY_LOCK: &str =
     "SELECT pg_try_advisory_lock(1262703720, 2), current_setting('default_transaction_read_only') = 'on'";
 
@@ -69,7 +72,7 @@ fn run(shared: &Arc<Shared>) {
 struct Direct<'s> {
     shared: &'s Shared,
     connection: PostgresConnection,
-    /// Signalled when another node has announced new work.
+    /// Notified when another node has announced new work.
     wake_up: Arc<Notify>,
     lead: Option<LeaderState>,
     /// Time of the last attempt to become the sequencer.
@@ -97,7 +100,7 @@ impl<'s> Direct<'s> {
         shared.connected(&connection);
         let mut direct =
             Self { shared, connection, wake_up, lead: None, last_leadership_attempt: Instant::now() };
-        // Set the head before listening: notifications can only move it forward.
+        // The position is set before the connection listens, because notifications can only increase it.
         restart(shared, direct.position()?);
         direct.batch("LISTEN kith")?;
         direct.acquire_leadership()?;
@@ -131,8 +134,8 @@ impl<'s> Direct<'s> {
         Ok(())
     }
 
-    /// Waits until something is committed here, another node announces work, [`POLL_INTERVAL`] passes, or the
-    /// store stops. Returns true if something was committed here.
+    /// Waits until this node commits a transaction, another node announces work, [`POLL_INTERVAL`] passes, or
+    /// the store stops. Returns true if this node committed a transaction.
     fn wait(&self) -> bool {
         let mut stop = self.shared.stop.subscribe();
         self.connection.runtime.block_on(async {
@@ -162,7 +165,7 @@ impl<'s> Direct<'s> {
         outbox::heads(&self.query(TransactionMode::Plain)).map(|heads| heads.position)
     }
 
-    /// Tries to become the sequencer.
+    /// Tries to acquire the lock of the sequencer.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn acquire_leadership(&mut self) -> Result<(), Error> {
         self.last_leadership_attempt = Instant::now();
@@ -178,19 +181,19 @@ impl<'s> Direct<'s> {
     }
 }
 
-/// Returns an error if the server has become read-only, so that the connection moves to another server.
+/// Returns an error if the server has become read-only, so that the node connects to another server.
 fn refuse_if(read_only: bool) -> Result<(), Error> {
     if read_only { Err(Error::unavailable("the server has become read-only")) } else { Ok(()) }
 }
 
-/// Sets the last position on the server that is connected now. It can be lower than before, because a
+/// Sets the last known position to that of the newly connected server. It can be lower than before, because a
 /// failover may have lost commits.
 fn restart(shared: &Shared, position: i64) {
     shared.head.send_if_modified(|head| std::mem::replace(head, position) != position);
     shared.stats.head.store(position.cast_unsigned(), Ordering::Relaxed);
 }
 
-/// Raises the last known position.
+/// Raises the last known position to `position`.
 fn advance(shared: &Shared, position: i64) {
     shared.head.send_if_modified(|head| {
         let grown = position > *head;

@@ -1,18 +1,18 @@
-//! Classification of PostgreSQL errors: the error for the caller, and whether a retry can help.
+//! Classification of PostgreSQL errors: the error for the caller, and whether a retry can succeed.
 
 use tokio_postgres::error::SqlState;
 
 use crate::Error;
 use crate::error::Cause;
 
-/// Kind of failure, which decides whether a retry can help.
+/// Kind of a failure. It determines whether the closure is run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
     /// Deadlock or serialization failure. A retry can succeed.
     Conflict,
-    /// The connection was lost.
+    /// The connection was lost. A retry on a new connection can succeed.
     ConnectionLost,
-    /// Permanent: a retry would fail in the same way.
+    /// The failure is permanent: a retry would fail in the same way.
     Permanent,
 }
 
@@ -44,8 +44,8 @@ pub(super) fn unknown(failure: Failure) -> Error {
     Error::OutcomeUnknown(Cause::new(failure))
 }
 
-/// Formats an error with its causes, which the driver's own text omits, and without the server's DETAIL,
-/// which can contain personal data.
+/// Formats an error with its causes, which the driver's own text omits. The server's DETAIL is left out,
+/// because it can contain personal data.
 pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(refused) = error.as_db_error() {
         return format!("{} {}: {}", refused.severity(), refused.code().code(), refused.message());
@@ -60,8 +60,8 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// Maps a PostgreSQL error (SQLSTATE, appendix A of the manual) to the error for the caller and the kind of
-/// failure. `writes` is true for a connection to a server that accepted writes.
+/// Maps a PostgreSQL error (SQLSTATE, appendix A of the PostgreSQL manual) to the error for the caller and
+/// the kind of failure. `writes` is true if the statement ran in a read-write transaction.
 pub(super) fn classify(failure: &Failure, writes: bool) -> (Error, FailureKind) {
     let text = failure.to_string();
     let Failure::Reported(error) = failure else {
@@ -80,12 +80,13 @@ pub(super) fn classify(failure: &Failure, writes: bool) -> (Error, FailureKind) 
         _ if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE => {
             (Error::DeadlinePassed, FailureKind::Permanent)
         }
-        // The server has become read-only, and nothing was changed. Another server may accept writes.
+        // The server has become read-only, and nothing was changed. A retry may find another server that
+        // accepts writes.
         _ if writes && *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
             (Error::unavailable(text), FailureKind::ConnectionLost)
         }
-        // Another node changed the schema after the statement was prepared; a new connection prepares it
-        // again.
+        // Another node changed the schema after the statement was prepared. A new connection prepares the
+        // statement again.
         Some("0A" | "26") => (Error::fault(text), FailureKind::ConnectionLost),
         Some("08" | "57") => (Error::unavailable(text), FailureKind::ConnectionLost),
         Some("53" | "58" | "25") => (Error::unavailable(text), FailureKind::Permanent),

@@ -1,4 +1,4 @@
-//! Fuzz target for database URLs: see `crate::fuzzing`.
+//! Fuzz target for database URLs, used in `crate::fuzzing`.
 
 use std::net::IpAddr;
 
@@ -8,8 +8,8 @@ use super::hosts::{is_local, split};
 use super::password_in;
 use super::settings::parse;
 
-/// Checks that the error for a rejected URL does not contain the URL, and that only local servers are
-/// accepted without encryption.
+/// Checks that the error for an invalid URL does not contain the URL, and that only servers on this machine
+/// count as local.
 pub(crate) fn address(url: &str) {
     let (config, _) = match parse(url) {
         Ok(parsed) => parsed,

@@ -1,5 +1,5 @@
-//! Parsing of URLs with several servers, such as `postgres://kith@db1:5432,db2:5432/kith`, of which one
-//! accepts writes.
+//! Parsing of URLs with several servers, such as `postgres://kith@db1:5432,db2:5432/kith`. Only one of the
+//! servers accepts writes.
 
 use std::net::IpAddr;
 
@@ -8,9 +8,9 @@ use tokio_postgres::config::{Host, TargetSessionAttrs};
 
 use crate::OpenError;
 
-/// Returns one configuration per server, in the order of the URL. Each has its own TLS name and its own
-/// timeout; with one configuration for all, a server that does not respond would use up the time for the
-/// others.
+/// Returns one configuration per server, in the order of the URL, so that each has its own TLS name and its
+/// own timeout. With one configuration for all servers, a server that does not respond would use up the time
+/// for the others.
 pub(super) fn split(all: &Config) -> Result<Vec<Config>, OpenError> {
     let (hosts, addresses, ports) = (all.get_hosts().len(), all.get_hostaddrs().len(), all.get_ports().len());
     let servers = hosts.max(addresses);
@@ -31,8 +31,8 @@ pub(super) fn split(all: &Config) -> Result<Vec<Config>, OpenError> {
     Ok((0..servers).map(|n| server(all, n)).collect())
 }
 
-/// Returns the configuration of server `n` alone. Standbys are rejected: a connection would survive the
-/// promotion, which can undo commits as a crash does, and reads could miss acknowledged changes.
+/// Returns the configuration of server `n` alone. It rejects standbys. A connection to a standby would
+/// survive its promotion, which can undo commits as a crash does, and reads could miss acknowledged changes.
 fn server(all: &Config, n: usize) -> Config {
     let mut one = Config::new();
     match all.get_hosts().get(n) {
@@ -57,7 +57,8 @@ fn server(all: &Config, n: usize) -> Config {
     one
 }
 
-/// Returns true if the traffic to `server` does not leave this machine. If `hostaddr` is given, it decides.
+/// Returns true if the traffic to `server` does not leave this machine. If `hostaddr` is given, only
+/// `hostaddr` is checked.
 pub(super) fn is_local(server: &Config) -> bool {
     match server.get_hostaddrs() {
         [] => server.get_hosts().iter().all(is_local_name),
@@ -72,7 +73,7 @@ fn is_local_name(host: &Host) -> bool {
     }
 }
 
-/// Error of a setting.
+/// Creates an error for an invalid setting.
 pub(super) fn settings(text: impl Into<String>) -> OpenError {
     OpenError::Settings(text.into())
 }
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_and_ip_addresses_are_servers() {
+    fn url_can_name_sockets_and_ip_addresses() {
         let found = servers("postgres:///db?host=/run/postgresql&host=other.example&port=5433").unwrap();
         assert_eq!(found[0].get_hosts(), [Host::Unix("/run/postgresql".into())]);
         assert_eq!(found[1].get_ports(), [5433]);

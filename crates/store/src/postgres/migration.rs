@@ -1,4 +1,5 @@
-//! Connections used before the threads start: for migrations, and to reject a transaction-mode pooler.
+//! Connections that are used before the threads start: for migrations, and to reject a connection pooler in
+//! transaction mode.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use crate::options::PostgresOptions;
 use crate::tx::EngineSession;
 use crate::{Error, OpenError, Query};
 
-/// Returns an error if two connections share one session. Behind a pooler in transaction mode they can, and
-/// advisory locks would then be ineffective.
+/// Returns an error if two connections share one session, which can happen behind a connection pooler in
+/// transaction mode. Advisory locks would then be ineffective.
 pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenError> {
     let mark = "SELECT set_config('kith.session', 'first', false)";
     let read = "SELECT COALESCE(current_setting('kith.session', true), '')";
@@ -35,24 +36,26 @@ pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenErro
     Ok(())
 }
 
-/// Connection of the role that owns the tables, while it holds the migration lock.
+/// Connection of the role that owns the tables. It usually holds the migration lock.
 pub(crate) struct MigrationLink {
     connection: PostgresConnection,
     run_role: Option<String>,
 }
 
-/// Takes the advisory lock for migrations. Its two-part key cannot collide with [`super::lock_key`].
+/// SQL that acquires the advisory lock for migrations. Its two-part key cannot collide with
+/// [`super::lock_key`].
 const LOCK_MIGRATION: &str = "SELECT pg_advisory_lock(1262703720, 1)";
 
-/// Current role, database and schema, and whether the role may create tables there.
+/// SQL that returns the current role, database and schema. The last column is true if the role may create
+/// tables in the schema.
 const SCHEMA: &str = "SELECT current_user::text, current_database()::text, current_schema()::text,
                              COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false)";
 
-/// Idle limit of a migrating session, after which other nodes may migrate. Between its statements a migration
-/// does no work.
+/// Maximum idle time of a migrating session. After it the server ends the session, so that other nodes can
+/// migrate. A migration does no work between its statements.
 const IDLE_SESSION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Statement timeout of migrations, which may take long.
+/// Statement timeout of migrations, whose statements can take long.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 
 impl MigrationLink {
@@ -63,7 +66,7 @@ impl MigrationLink {
         Ok(opened)
     }
 
-    /// Connects without taking the migration lock.
+    /// Connects without acquiring the migration lock.
     pub fn open_read_only(own: &PostgresOptions) -> Result<Self, OpenError> {
         let password = own.password.as_deref();
         let run = Settings::parse(&own.url, password, MIGRATION_TIMEOUT)?;
@@ -87,11 +90,12 @@ impl MigrationLink {
         PostgresSession::new(&self.connection, TransactionMode::Plain)
     }
 
-    /// Checks that the role may create tables. Since PostgreSQL 15, only the owner of the database may do so
-    /// in schema `public`.
+    /// Checks that the role may create tables. Since PostgreSQL 15, only the owner of the database may create
+    /// tables in schema `public` by default.
     ///
     /// # Errors
-    /// Returns [`OpenError::Settings`] with instructions if it may not, or the error of the query.
+    /// Returns [`OpenError::Settings`] with instructions if the role may not create tables, or the error of
+    /// the query.
     pub fn check_writable(&self, q: &Query<'_>) -> Result<(), OpenError> {
         let grants = q.one(SCHEMA, &[], |row| {
             Ok((row.get::<String>(0)?, row.get::<String>(1)?, row.get(2)?, row.get::<bool>(3)?))
@@ -115,8 +119,8 @@ impl MigrationLink {
         self.connection.batch(sql).map_err(|failure| classify(&failure, true).0)
     }
 
-    /// Grants the serving role the rights to read and write rows and to truncate queue segments. It gets no
-    /// rights on the schema, and cannot rewrite the audit log.
+    /// Grants the serving role the privileges to read and write rows and to truncate segments. The role gets
+    /// no privileges to change the schema, and cannot rewrite the audit log.
     pub fn grant_to_run_role(&self) -> Result<(), Error> {
         let Some(role) = &self.run_role else { return Ok(()) };
         let quoted = |name: &str| name.replace('"', "\"\"");

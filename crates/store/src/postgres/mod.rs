@@ -1,4 +1,5 @@
-//! PostgreSQL engine: a fixed set of threads with one connection each, and one session-bound connection.
+//! PostgreSQL engine: a fixed set of threads with one connection each, and one dedicated connection for
+//! notifications and sequencing.
 
 mod connect;
 mod connection;
@@ -45,16 +46,18 @@ pub(crate) struct Shared {
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
     pub channels: Channels,
-    /// Signalled after each commit that wrote a trace. The session-bound connection waits for it.
+    /// Notified after each commit that wrote audit entries or events. The thread of the dedicated connection
+    /// waits for it.
     pub committed: Notify,
     pub stop: watch::Sender<bool>,
     pub runs_twice: bool,
     pub activity: WriteActivity,
     /// Number of write connections opened so far.
     pub write_connections: AtomicU64,
-    /// Server of the newest connection: [`connection::PostgresConnection::server`].
+    /// Server of the newest connection (see [`connection::PostgresConnection::server`]); 0 before the first
+    /// connection.
     server: AtomicI64,
-    /// Number of server changes.
+    /// Number of times that the server has changed.
     server_changes: Mutex<u64>,
     pub audit_keyring: Arc<AuditKeyring>,
     #[cfg(feature = "testing")]
@@ -62,11 +65,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Records the server of a new connection. Connections to any other server, such as the former primary,
-    /// are then abandoned.
+    /// Records the server of a new connection. All connections to other servers, such as the former primary,
+    /// are abandoned afterwards.
     fn connected(&self, connection: &connection::PostgresConnection) {
-        // Incremented before the new server is visible, so that readers who see the server also see the
-        // increment.
+        // The counter is incremented before the new server is stored, so that every thread that sees the new
+        // server also sees the increment.
         let mut changes = self.server_changes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.server();
         if before != connection.server {
@@ -79,7 +82,7 @@ impl Shared {
         self.server.load(Ordering::SeqCst)
     }
 
-    /// Returns true if the connection leads to the same server as the newest one.
+    /// Returns true if the connection is open to the same server as the newest connection.
     fn is_on_server(&self, connection: &connection::PostgresConnection) -> bool {
         connection.server == self.server()
     }
@@ -155,7 +158,7 @@ impl Engine {
         self.shared.stats.snapshot()
     }
 
-    /// Returns for how long all write threads have been busy without any of them starting new work.
+    /// Returns for how long all write threads have been busy while none of them started new work.
     pub fn write_stall(&self) -> Duration {
         self.shared.activity.stalled()
     }
@@ -201,21 +204,21 @@ impl Drop for Engine {
     }
 }
 
-/// Returns the key of an advisory lock. It is the same in all builds and on all nodes.
+/// Returns the key of an advisory lock. The same arguments give the same key in all builds and on all nodes.
 pub(crate) fn lock_key(what: &str, key: &str) -> i64 {
     let digest = Sha256::new().chain_update(what).chain_update([0]).chain_update(key).finalize();
     i64::from_be_bytes(std::array::from_fn(|at| digest[at]))
 }
 
-/// Reads the server's clock and returns it with the local time of the reading. Measures the statement alone,
-/// without the wait in the queue or for a connection.
+/// Reads the server's clock and returns it with the local time of the reading. Only the statement is
+/// measured, without the time spent waiting in the queue or for a connection.
 #[expect(clippy::disallowed_methods, reason = "measures the round trip")]
 pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error> {
     let ask = || {
         let sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
         q.one(sql, &[], |row| row.get::<Timestamp>(0))
     };
-    // The first call may include preparing the statement; the second takes exactly one round trip.
+    // The first query may have to be prepared. The second query takes exactly one round trip.
     ask()?;
     let started = Instant::now();
     let there = ask()?.ok_or_else(|| Error::fault("the query for the time returned no row"))?;

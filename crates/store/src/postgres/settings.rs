@@ -1,7 +1,7 @@
-//! Database URL and its TLS parameters.
+//! Settings of the connection, parsed from the database URL with its TLS parameters.
 //!
-//! An encrypted connection always verifies the server's certificate. Without `sslmode`, loopback addresses
-//! and Unix sockets are not encrypted, and everything else is.
+//! An encrypted connection always verifies the server's certificate. Without `sslmode`, connections to
+//! loopback addresses and Unix sockets are not encrypted, and all other connections are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,18 +21,18 @@ use crate::options::DEFAULT_PLAN_MAX_AGE;
 /// Time limit for connecting to one server, including TLS and authentication.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Time after a statement's own timeout at which the server counts as unresponsive. It also bounds the
-/// shutdown while a server is frozen.
+/// Time after the timeout of a statement at which the server counts as unresponsive. It also limits the
+/// duration of a shutdown while the server does not respond.
 const RESPONSE_MARGIN: Duration = Duration::from_secs(2);
 
-/// TCP keepalive settings: a dead peer is detected after about ten seconds.
+/// TCP keepalive settings. With them a dead peer is detected after about ten seconds.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Settings of a PostgreSQL session. The server detects a lost client, so that the client's locks are
-/// released, and it commits durably even if the role's default is `synchronous_commit = off`.
+/// SQL that configures a PostgreSQL session. The server detects a lost client and releases its locks. Commits
+/// are durable even if the default of the role is `synchronous_commit = off`.
 const SESSION_SETTINGS: &str =
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
     SET tcp_user_timeout = 10000;
@@ -43,12 +43,12 @@ const SESSION_SETTINGS: &str =
 pub(crate) struct Settings {
     /// Servers, in the order in which they are tried.
     pub servers: Vec<Server>,
-    /// Statements run on each new connection.
+    /// Statements that are run on each new connection.
     pub session_setup: String,
-    /// Time after which a statement without a response counts as failed and the connection as lost. The
-    /// server's own timeouts are shorter.
+    /// Time after which a statement without a response counts as failed and its connection as lost. The
+    /// timeouts of the server are shorter.
     pub response_timeout: Duration,
-    /// Maximum age of cached query plans: see [`crate::PostgresOptions::plan_max_age`].
+    /// Maximum age of cached query plans (see [`crate::PostgresOptions::plan_max_age`]).
     pub plan_max_age: Duration,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Server {
 
 impl Settings {
     /// Parses a URL such as `postgres://kith@db.example/kith?sslmode=verify-full&sslrootcert=/etc/ca.pem`.
-    /// `password` is used if the URL contains none.
+    /// `password` is used if the URL contains no password.
     pub fn parse(url: &str, password: Option<&str>, deadline: Duration) -> Result<Self, OpenError> {
         let (mut config, tls) = parse(url)?;
         if let (None, Some(password)) = (config.get_password(), password) {
@@ -71,8 +71,8 @@ impl Settings {
         let servers =
             servers.into_iter().map(|config| Server::new(config, &tls)).collect::<Result<_, _>>()?;
         let ms = deadline.as_millis();
-        // Longer than `lock_timeout`, so that waiters time out before the server ends an idle holder of the
-        // lock.
+        // It is longer than `lock_timeout`, so that transactions that wait for a lock time out before the
+        // server ends the idle session that holds the lock.
         let idle_ms = ms * 4;
         let session_setup = format!(
             "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms};
@@ -82,8 +82,8 @@ impl Settings {
         Ok(Self { servers, session_setup, response_timeout, plan_max_age: DEFAULT_PLAN_MAX_AGE })
     }
 
-    /// Returns settings under which the server ends a session that has been idle for `limit`, and releases
-    /// its locks. TCP keepalives do not detect a frozen process, because its machine still responds.
+    /// Returns settings with which the server ends a session that has been idle for `limit`, and releases its
+    /// locks. TCP keepalives do not detect a frozen process, because its machine still responds.
     pub fn with_idle_limit(&self, limit: Duration) -> Self {
         let (ms, session_setup) = (limit.as_millis(), &self.session_setup);
         let session_setup = format!(
@@ -92,7 +92,7 @@ impl Settings {
         Self { session_setup, ..self.clone() }
     }
 
-    /// Returns the role used to authenticate.
+    /// Returns the role with which the connection authenticates.
     pub fn user(&self) -> Option<&str> {
         self.servers.first()?.config.get_user()
     }
@@ -135,11 +135,12 @@ pub(crate) fn password_in(url: &str) -> Option<Vec<u8>> {
     parse(url).ok()?.0.get_password().map(<[u8]>::to_vec)
 }
 
-/// Returns a short name for the database and schema in a URL. It does not depend on the server and the role.
+/// Returns a short name for the database and the schema in a URL. It does not depend on the server and the
+/// role.
 pub(crate) fn database_label(url: &str) -> Result<String, OpenError> {
     let (config, _) = parse(url)?;
     let name = config.get_dbname().or(config.get_user()).unwrap_or_default();
-    // Among the options, only the schema distinguishes databases.
+    // Of all options, only the schema distinguishes two databases.
     let schema = config.get_options().and_then(|options| options.split("search_path=").nth(1));
     let schema = schema.and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
     let digest = Sha256::new().chain_update(name).chain_update([0]).chain_update(schema).finalize();
@@ -148,7 +149,7 @@ pub(crate) fn database_label(url: &str) -> Result<String, OpenError> {
 
 pub(super) fn parse(url: &str) -> Result<(Config, TlsChoice), OpenError> {
     let (url, tls) = split_tls(url)?;
-    // The parser's own error can contain the URL with the password.
+    // The parser's own error can contain the URL with its password.
     let not_an_address =
         || settings("database.url is not a PostgreSQL address: postgres://user@host/database");
     Ok((url.parse().map_err(|_| not_an_address())?, tls))
@@ -161,7 +162,7 @@ pub(super) struct TlsChoice {
     pub root_cert: Option<String>,
 }
 
-/// Removes the TLS parameters from a URL; the rest is for the driver.
+/// Removes the TLS parameters from a URL and returns both. The driver parses the remaining URL.
 fn split_tls(url: &str) -> Result<(String, TlsChoice), OpenError> {
     let Some((base, query)) = url.split_once('?') else {
         return Ok((url.to_owned(), TlsChoice::default()));
@@ -180,7 +181,8 @@ fn split_tls(url: &str) -> Result<(String, TlsChoice), OpenError> {
     Ok((url, tls))
 }
 
-/// Returns a TLS configuration that trusts the authorities in `root_cert`, or those of the system.
+/// Returns a TLS configuration that trusts the authorities in `root_cert`, or those of the operating system
+/// if it is `None`.
 fn client_tls(root_cert: Option<&str>) -> Result<MakeRustlsConnect, OpenError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = root_cert {

@@ -1,4 +1,5 @@
-//! Threads that run closures on PostgreSQL. Each owns one connection and reconnects when it is lost.
+//! Threads that run closures on PostgreSQL. Each thread owns one connection, and reconnects when the
+//! connection is lost.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use crate::{Error, Query, Tx};
 /// Maximum number of attempts to run one closure.
 const MAX_RUNS: u32 = 6;
 
-/// Kind of reads that a thread takes.
+/// Class of the reads that a thread runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadClass {
-    /// Short reads: each statement sees what was committed when it starts.
+    /// Short reads: each statement sees what was committed before the statement started.
     Short,
     /// Slow reads: all statements see the same snapshot.
     Slow,
@@ -33,17 +34,17 @@ struct Worker {
     connection: Option<PostgresConnection>,
     connected_before: bool,
     only_reads: bool,
-    /// Number of the connection, if it is used for writes.
+    /// Number of the write connection; 0 if the thread only reads.
     write_connection: u64,
-    /// Number of the newest write connection when this worker last checked that its server is still the
-    /// current one.
+    /// Number of the newest write connection when this thread last checked that it is connected to the
+    /// current server.
     newest: u64,
 }
 
 /// Result of one attempt.
 enum AttemptResult {
     Finished(Result<(), Error>),
-    /// Nothing was changed, and a retry may succeed.
+    /// Nothing was changed, and another attempt may succeed.
     Retry(FailureKind, Error),
 }
 
@@ -95,7 +96,8 @@ impl Worker {
         }
     }
 
-    /// Waits for work. Meanwhile the runtime of the connection runs, so that a closed connection is noticed.
+    /// Waits for a queued closure. The runtime of the connection runs during this wait, so that a closed
+    /// connection is noticed.
     fn next<J>(&self, queue: &Receiver<J>) -> Option<J> {
         let taken = match &self.connection {
             Some(connection) => connection.runtime.block_on(queue.recv()),
@@ -116,7 +118,7 @@ impl Worker {
     }
 
     fn connect(&mut self) -> Result<(), Error> {
-        // Read first, so that a newer connection to another server is noticed below.
+        // The number is read first, so that a newer connection to another server is noticed below.
         self.newest = self.shared.write_connections.load(Ordering::SeqCst);
         if self
             .connection
@@ -143,8 +145,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Repeats `attempt` until it ends, up to `MAX_RUNS` times and until the deadline. Reconnects if the
-    /// connection was lost.
+    /// Repeats `attempt` until it finishes, at most [`MAX_RUNS`] times and until the deadline. Reconnects if
+    /// the connection was lost.
     fn persist(
         &mut self,
         deadline: Instant,
@@ -157,7 +159,7 @@ impl Worker {
                 StoreStats::one(&self.shared.stats.retries);
             }
             self.connect()?;
-            // Connecting may have taken long.
+            // The deadline is checked again, because connecting may have taken long.
             self.in_time(deadline)?;
             match attempt(self)? {
                 AttemptResult::Finished(outcome) => return outcome,
@@ -183,7 +185,7 @@ impl Worker {
         })
     }
 
-    /// Runs the closure once in a transaction of its own. A dry run is rolled back.
+    /// Runs the closure once in a separate transaction. A dry run is rolled back.
     fn attempt(&mut self, closure: &mut QueuedWrite, is_dry_run: bool) -> Result<AttemptResult, Error> {
         let connection = self.connection.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
         let session = self.session(connection, TransactionMode::Transaction);

@@ -1,5 +1,5 @@
-//! Moves the write-ahead log into the database file on a separate connection, so that commits do not pay for
-//! it, and restarts the log before it grows too long.
+//! Checkpoints of SQLite's write-ahead log: copy it into the database file on a separate connection, so that
+//! commits are not delayed, and restart the log before it becomes too long.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -15,13 +15,13 @@ use crate::stats::StoreStats;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Length of the log at which it is restarted, which blocks the writer for a moment.
+/// Length of the log in bytes at which it is restarted. A restart blocks the writer for a moment.
 const RESTART_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Growth of the log before the next attempt, if a reader prevented a restart.
+/// Growth of the log in bytes before the next attempt, if a reader prevented a restart.
 const RETRY_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Maximum time that a restart checkpoint waits for readers. Writes are blocked meanwhile.
+/// Maximum time that a restart waits for readers. Writes are blocked during this time.
 const RESTART_LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Size of a frame header in the log (section 2.2 of SQLite's WAL file format).
@@ -50,7 +50,8 @@ impl Checkpoints {
                 tokio::time::timeout(INTERVAL, stop.wait_for(|stop| *stop)).await.is_ok()
             });
             if stopped {
-                // Leaves a single file behind. If a reader prevents it, the log stays and nothing is lost.
+                // Afterwards the database is a single file. If a reader prevents this, the log file remains
+                // and no data is lost.
                 self.checkpoint("TRUNCATE");
                 return;
             }
@@ -64,11 +65,11 @@ impl Checkpoints {
     }
 }
 
-/// Restarts of the write-ahead log. The writer performs them between two groups, because only then nothing is
-/// being written.
+/// Restarts of the write-ahead log. The writer restarts the log between two groups, because only then nothing
+/// is being written.
 pub(super) struct LogRestarts {
     shared: Arc<Shared>,
-    /// Length of the log at which a restart is attempted.
+    /// Length of the log in bytes at which a restart is attempted.
     at_bytes: u64,
 }
 
@@ -77,7 +78,7 @@ impl LogRestarts {
         Self { shared, at_bytes: RESTART_BYTES }
     }
 
-    /// Records the length of the log after each commit on `connection` from now on.
+    /// Makes `connection` record the length of the log after each commit.
     pub fn measure(&self, connection: &mut SqliteConnection) -> Result<(), Error> {
         let page: i64 =
             connection.raw.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite_error)?;
@@ -90,13 +91,15 @@ impl LogRestarts {
         connection.raw.wal_hook(Some(hook)).map_err(sqlite_error)
     }
 
-    /// Restarts the log if it is too long. Only pages written since the last checkpoint have to be copied.
+    /// Restarts the log if it is too long. Only pages that were written since the last checkpoint have to be
+    /// copied.
     pub fn restart_if_long(&mut self, connection: &SqliteConnection) {
         let bytes = self.shared.stats.wal_bytes.load(Ordering::Relaxed);
         if bytes <= self.at_bytes {
             return;
         }
-        // SQLite rejects concurrent checkpoints; the other one may be finished after the next group.
+        // SQLite rejects concurrent checkpoints. If one is running, the restart is tried again after the next
+        // group.
         let Ok(_alone) = self.shared.checkpointing.try_lock() else { return };
         let restarted = set_busy_timeout(connection, RESTART_LOCK_TIMEOUT)
             .is_ok_and(|()| checkpoint(&self.shared, &connection.raw, "RESTART"));

@@ -1,4 +1,4 @@
-//! One SQLite connection: how it is opened, and how statements run on it.
+//! SQLite connection: opening it, and running statements on it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,21 +18,22 @@ use crate::{Error, dialect};
 /// Maximum number of prepared statements cached per connection.
 const STATEMENT_CACHE_CAPACITY: usize = 512;
 
-/// Time that a connection waits for a lock of another. Only a checkpoint that restarts the log holds one.
+/// Time that a connection waits for a lock of another connection. Only a checkpoint that restarts the log
+/// holds such a lock.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Virtual machine instructions between two checks of the clock: about ten microseconds of work.
+/// Number of virtual machine instructions between two checks of the clock. They take about ten microseconds.
 const STEPS_BETWEEN_CLOCK_CHECKS: i32 = 1_000;
 
 /// Connection with a cache of its statements in SQLite's notation.
 pub(crate) struct SqliteConnection {
     pub raw: Connection,
     texts: RefCell<HashMap<(usize, usize), TranslatedStatement>>,
-    /// Destination of the statement times, if they are measured.
+    /// Object in which the times of statements are recorded, if they are measured.
     measured: Option<Arc<Statements>>,
 }
 
-/// Statement in SQLite's notation, with its times.
+/// Statement in SQLite's notation, with the object in which its times are recorded.
 #[derive(Clone)]
 struct TranslatedStatement {
     text: Arc<str>,
@@ -58,8 +59,8 @@ impl SqliteConnection {
         };
         let raw = Connection::open_with_flags(file, flags).map_err(sqlite_error)?;
         raw.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
-        // Without the query planner stability guarantee, SQLite plans a statement again when a parameter's
-        // value might affect the plan.
+        // This is the query planner stability guarantee. Without it, SQLite plans a statement again when the
+        // value of a parameter might affect the plan.
         raw.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
             .map_err(sqlite_error)?;
         raw.busy_timeout(BUSY_TIMEOUT).map_err(sqlite_error)?;
@@ -86,12 +87,12 @@ impl SqliteConnection {
         Ok(Self { raw, texts: RefCell::default(), measured: None })
     }
 
-    /// Records the times of statements in `statements` from now on.
+    /// Makes the connection record the times of statements in `statements`.
     pub fn measured_in(self, statements: &Arc<Statements>) -> Self {
         Self { measured: Some(Arc::clone(statements)), ..self }
     }
 
-    /// Makes statements on this connection stop when the returned time has been reached.
+    /// Makes statements on this connection stop at the time that is set in the returned object.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
     pub fn stoppable(&mut self) -> Result<Arc<StopAt>, Error> {
         let stop_at = Arc::new(StopAt { base: Instant::now(), ns: AtomicU64::new(u64::MAX) });
@@ -126,7 +127,7 @@ impl SqliteConnection {
     }
 }
 
-/// Point in time as nanoseconds since `base`, shared without a lock.
+/// Point in time that threads can share without a lock, stored as nanoseconds since `base`.
 pub(crate) struct StopAt {
     base: Instant,
     ns: AtomicU64,
@@ -147,15 +148,15 @@ impl StopAt {
     }
 }
 
-/// Creates the database file with mode 0600 if it is absent. SQLite creates the files beside it with the same
-/// mode.
+/// Creates the database file with mode 0600 if it does not exist. SQLite creates the files beside it with the
+/// same mode.
 fn create_private_file(file: &Path) -> Result<(), Error> {
     use std::os::unix::fs::OpenOptionsExt;
     let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
     opened.map(drop).map_err(Error::unavailable)
 }
 
-/// Connection in use by a closure.
+/// Use of a connection by a closure.
 pub(crate) struct SqliteSession<'c> {
     pub connection: &'c SqliteConnection,
     #[cfg(feature = "testing")]
@@ -204,15 +205,15 @@ impl<'c> SqliteSession<'c> {
         Ok(())
     }
 
-    /// Injects the requested fault at a statement. Test builds only.
+    /// Injects the requested fault at a statement. It exists only in test builds.
     #[cfg(feature = "testing")]
     fn inject_fault(&self) -> Result<(), Error> {
         use crate::testing::Fault;
         match self.faults.and_then(crate::testing::Faults::at_statement) {
             None => Ok(()),
             Some(Fault::ConnectionLost { .. }) => {
-                // SQLite itself can do this when the disk fails: the whole transaction is rolled back, not
-                // only the savepoint.
+                // SQLite can do this when the disk fails: it rolls back the whole transaction, not only the
+                // savepoint.
                 self.connection.batch("ROLLBACK")?;
                 Err(Error::unavailable("injected: the whole transaction was lost"))
             }

@@ -1,5 +1,5 @@
 //! SQLite engine: reads on the calling thread, one writer thread that commits in groups, and checkpoints on a
-//! connection of their own.
+//! separate connection.
 
 mod checkpoint;
 mod connection;
@@ -35,10 +35,10 @@ pub(crate) struct Shared {
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
     pub channels: Channels,
-    /// Number of commits. Incremented before a commit is acknowledged.
+    /// Number of commits. It is incremented before a commit is acknowledged.
     pub commits: AtomicU64,
     pub idle: reader::IdlePool,
-    /// Held during a checkpoint.
+    /// Locked during a checkpoint.
     pub checkpointing: Mutex<()>,
     pub runs_twice: bool,
     pub deadline: Duration,
@@ -112,8 +112,8 @@ impl Engine {
         })
     }
 
-    /// Runs a read on the calling thread. Returns `None` if it took too long and must be queued as a slow
-    /// read.
+    /// Runs a read on the calling thread. Returns `None` if the read took too long and must be queued as a
+    /// slow read.
     pub fn read_in_place(&self, run: &mut dyn FnMut(&Query<'_>)) -> Option<Result<(), Error>> {
         self.readers.in_place(&self.shared, run)
     }
@@ -126,7 +126,7 @@ impl Engine {
         self.shared.stats.snapshot()
     }
 
-    /// Returns for how long the writer has been busy with the same work.
+    /// Returns for how long the writer has been busy with one closure or commit.
     pub fn write_stall(&self) -> Duration {
         self.shared.activity.stalled()
     }
@@ -155,7 +155,8 @@ impl Engine {
         let has_ended = self.threads.wait();
         let folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner).take();
         if !has_ended {
-            // An abandoned writer may still commit, so the folder stays locked until the process ends.
+            // An abandoned writer thread may still commit, so the folder remains locked until the process
+            // ends.
             std::mem::forget(folder);
         }
     }

@@ -1,8 +1,8 @@
-//! Reads: on the calling thread while they take microseconds, and otherwise on two separate threads.
+//! Reads run on the calling thread if they are short, and otherwise on two separate threads.
 //!
-//! Opening and closing a read transaction costs two file locks, as much as a short read itself. A connection
-//! therefore keeps its snapshot until something is committed, or until a checkpoint needs all readers to
-//! leave the log.
+//! Opening and closing a read transaction costs two file locks, as much as a short read. Therefore a
+//! connection keeps its snapshot until the next commit, or until a checkpoint needs all readers to release
+//! their snapshots.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,31 +17,31 @@ use crate::{Error, Query};
 
 pub(super) const SLOW_THREADS: usize = 2;
 
-/// Idle read connections.
+/// Pool of read connections that are not in use.
 #[derive(Default)]
 pub(crate) struct IdlePool(Mutex<IdleReaders>);
 
 #[derive(Default)]
 struct IdleReaders {
     readers: Vec<Reader>,
-    /// Number of running checkpoints that need all readers to leave the log.
+    /// Number of running checkpoints. They need all readers to release their snapshots.
     checkpoints: u32,
 }
 
-/// Read connections, and the queue of slow reads.
+/// Limits for reads on the calling thread, and the queue of slow reads.
 pub(super) struct Readers {
     in_place: Duration,
     slow: async_channel::Sender<QueuedRead>,
     slow_queue: async_channel::Receiver<QueuedRead>,
 }
 
-/// Connection whose statements stop when their time is up.
+/// Read connection whose statements stop at a time limit.
 struct Reader {
     connection: SqliteConnection,
     stop_at: Arc<StopAt>,
-    /// Number of commits when it last started to read.
+    /// Number of commits when the connection last started to read.
     commits: u64,
-    /// True while it keeps the snapshot from that time.
+    /// True while the connection keeps the snapshot from that time.
     has_snapshot: bool,
 }
 
@@ -57,14 +57,14 @@ impl Reader {
         Query::new(EngineSession::Sqlite(SqliteSession::plain(&self.connection)))
     }
 
-    /// Ensures that the next read sees all of `commits`.
+    /// Ensures that the next read sees the first `commits` commits.
     fn refresh_snapshot(&mut self, commits: u64) -> Result<(), Error> {
         if self.commits != commits {
             self.release_snapshot()?;
             self.commits = commits;
         } else if !self.has_snapshot {
-            // Not opened on the first read after a commit: a reader that reads rarely while much is written
-            // would open and close a transaction for nothing.
+            // The first read after a commit keeps no snapshot. Otherwise a connection that reads rarely,
+            // while much is written, would open and close a transaction for each read.
             self.connection.command("BEGIN")?;
             self.has_snapshot = true;
         }
@@ -81,16 +81,16 @@ impl IdlePool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a connection to the idle ones.
+    /// Puts a connection back into the pool.
     fn put(&self, mut reader: Reader) {
         let mut idle = self.lock();
-        // A connection that cannot close its snapshot is dropped.
+        // A connection that cannot release its snapshot is dropped.
         if idle.checkpoints == 0 || reader.release_snapshot().is_ok() {
             idle.readers.push(reader);
         }
     }
 
-    /// Runs `checkpoint` while no idle connection holds a snapshot.
+    /// Runs `checkpoint` while no connection in the pool has a snapshot.
     pub fn without_snapshots<T>(&self, checkpoint: impl FnOnce() -> T) -> T {
         let mut idle = self.lock();
         idle.checkpoints += 1;
@@ -114,7 +114,7 @@ impl Readers {
             return Some(Err(shut_down()));
         }
         let idle = shared.idle.lock().readers.pop();
-        // Loaded before the read starts; a commit in between is visible as well.
+        // The number is loaded before the read starts. A commit in between is visible to the read as well.
         let commits = shared.commits.load(Ordering::Acquire);
         let opened = idle.map_or_else(|| Reader::open(shared), Ok);
         let looking = opened.and_then(|mut reader| reader.refresh_snapshot(commits).map(|()| reader));
@@ -131,7 +131,7 @@ impl Readers {
         let failure = query.failure();
         drop(query);
         reader.stop_at.never();
-        // A connection that may be in a bad state is dropped; the next read opens another.
+        // A connection that may be in a bad state is dropped. The next read opens a new connection.
         let is_sound = match &failure {
             None => true,
             Some(Error::Unavailable(_)) => false,
@@ -151,7 +151,7 @@ impl Readers {
         enqueue(&shared.stats, || Ok(self.slow.try_send(closure)?))
     }
 
-    /// Returns the function that a slow-read thread runs.
+    /// Returns the function that a thread for slow reads runs.
     pub fn slow_lane(&self, shared: Arc<Shared>) -> impl FnOnce() + Send + 'static {
         let queue = self.slow_queue.clone();
         move || {
@@ -185,7 +185,7 @@ fn slow_read(shared: &Shared, kept: &mut Option<Reader>, closure: &mut QueuedRea
     reader.stop_at.never();
     reader.connection.command("COMMIT")?;
     match failure {
-        // The closure's own result only reports the same timeout.
+        // The result of the closure would only report the same timeout.
         Some(Error::DeadlinePassed) => {
             *kept = Some(reader);
             Err(Error::DeadlinePassed)
@@ -258,7 +258,7 @@ mod tests {
         assert!(log.metadata().unwrap().len() > 0);
         let (_stop, stopped) = watch::channel(false);
         let checkpoints = Checkpoints::open(Arc::clone(&engine.shared), stopped).unwrap();
-        // The engine's own checkpoint may be running.
+        // A checkpoint of the engine may be running, so this one is repeated.
         for _ in 0..1_000 {
             checkpoints.checkpoint("TRUNCATE");
             if log.metadata().unwrap().len() == 0 {

@@ -1,5 +1,5 @@
-//! The writer thread: takes queued closures, runs each in a savepoint, and syncs to disk once for all of
-//! them.
+//! Writer thread: runs each queued closure in a savepoint, and commits a group of closures with one sync to
+//! disk.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::{Error, Event, Tx, outbox};
 /// Maximum number of closures in a group.
 const MAX_GROUP_SIZE: usize = 256;
 
-/// Maximum time that a group runs before it is committed.
+/// Maximum time for which a group runs closures before it is committed.
 const MAX_GROUP_TIME: Duration = Duration::from_millis(2);
 
 /// Maximum number of attempts to run one closure.
@@ -30,14 +30,14 @@ const MAX_RUNS: u32 = 6;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    /// Connection; absent after a failed commit until it has been reopened.
+    /// Connection; `None` from a failed commit until the connection is opened again.
     connection: Option<(SqliteConnection, Arc<StopAt>)>,
     heads: Heads,
     audit_keys: AuditKeys,
     log: LogRestarts,
 }
 
-/// Closure that has run in the open group.
+/// Closure that was run in the current group.
 struct FinishedRun {
     closure: QueuedWrite,
     result: RunResult,
@@ -45,15 +45,15 @@ struct FinishedRun {
 
 /// Result of one run of a closure.
 enum RunResult {
-    /// The changes are pending until the group commits.
+    /// The changes are part of the current group and will be committed with it.
     Applied,
-    /// The closure rolled back.
+    /// The closure requested a rollback.
     RolledBack,
-    /// A statement failed, and the changes were rolled back.
+    /// A statement failed, and the changes of the closure were rolled back.
     Failed(Error),
-    /// The changes were rolled back, and the closure must run again.
+    /// The changes of the closure were rolled back, and the closure must be run again.
     Retry,
-    /// The whole transaction was lost, including the closures that ran in it before.
+    /// The whole transaction was lost, including the changes of closures that ran in it earlier.
     TransactionLost(Error),
 }
 
@@ -66,7 +66,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Reopens the connection and reads the last position, the last seal and the keys of the audit chain.
+    /// Opens the connection again, and reads the last position, the last audit link and the keys of the audit
+    /// chain.
     fn reopen(&mut self) -> Result<(), Error> {
         self.connection = None;
         let connection =
@@ -97,7 +98,8 @@ impl Writer {
         }
     }
 
-    /// Runs one transaction. On return, `waiting` is either empty or holds closures for the next group.
+    /// Runs one group in one transaction. On return, `waiting` is empty or contains closures for the next
+    /// group.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
     fn group(
         &mut self,
@@ -163,7 +165,7 @@ impl Writer {
         self.connection.as_ref().expect("a group has begun, so the connection is open")
     }
 
-    /// Requeues the closures that ran in a transaction that a later closure lost.
+    /// Puts the closures back into the queue that ran in a transaction which a later closure lost.
     fn requeue(&self, finished: &mut Vec<FinishedRun>, waiting: &mut VecDeque<QueuedWrite>) {
         StoreStats::add(&self.shared.stats.retries, finished.len() as u64);
         for requeued in finished.drain(..).rev() {
@@ -187,7 +189,7 @@ impl Writer {
         RunResult::Failed(Error::unavailable("too many conflicts"))
     }
 
-    /// Runs the closure once in a savepoint. Without `traces`, it is a dry run and is rolled back.
+    /// Runs the closure once in a savepoint. If `traces` is `None`, the run is a dry run and is rolled back.
     fn run_once(&self, closure: &mut QueuedWrite, traces: Option<&mut Trace>) -> RunResult {
         match self.run_in_savepoint(closure, traces) {
             Ok(outcome) => outcome,
@@ -226,14 +228,16 @@ impl Writer {
         }
         outbox::write_trace(&tx, &trace)?;
         self.connection().command("RELEASE closure")?;
-        // Details are already inserted, and nothing is computed from them.
+        // Personal details are not collected, because they are already inserted and nothing is computed from
+        // them.
         traces.audit.extend(trace.audit);
         traces.events.extend(trace.events);
         traces.channels.extend(trace.channels);
         Ok(RunResult::Applied)
     }
 
-    /// Sets the time limit of statements to the deadline, because all other writes wait behind them.
+    /// Sets the time limit of statements to the deadline of the store, because all other writes wait for this
+    /// closure.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
     fn limit_statement_time(&self) {
         self.open_link().1.set(Instant::now() + self.shared.deadline);
@@ -245,7 +249,7 @@ impl Writer {
         self.connection().command("RELEASE closure")
     }
 
-    /// Seals the group's trace and commits to disk.
+    /// Assigns positions and audit links to the group's trace, and commits the group to disk.
     fn commit(&mut self, traces: &Trace) -> Result<(), Error> {
         self.open_link().1.never();
         let batch = match self.seal(traces) {
@@ -257,7 +261,7 @@ impl Writer {
         };
         let committed = self.inject_commit_fault().and_then(|()| self.connection().command("COMMIT"));
         let committed = committed.and_then(|()| self.inject_fault_after_commit());
-        // Incremented whether or not the commit succeeded, so that readers take a new snapshot.
+        // The counter is also incremented if the commit failed, so that readers take a new snapshot.
         self.shared.commits.fetch_add(1, Ordering::Release);
         if let Err(error) = committed {
             tracing::error!(%error, "a commit failed; reopening the connection");
@@ -285,7 +289,7 @@ impl Writer {
         let batch = self.heads.assign(events, traces.audit.iter(), &keys)?;
         outbox::write_sequenced(&tx, &batch)?;
         drop(tx);
-        // If the commit fails, the connection is reopened and the keys are read again.
+        // If the commit fails, the connection is opened again, which also reads the keys again.
         self.audit_keys = keys;
         Ok(batch)
     }
@@ -311,7 +315,7 @@ impl Writer {
                     StoreStats::one(&self.shared.stats.rollbacks);
                     Ok(())
                 }
-                // The closure changed nothing, but the data it read may not have been committed.
+                // The closure changed nothing, but it may have read changes that were not committed.
                 (_, Err(error)) => Err(Error::unavailable(error)),
             };
             closure.answer(answer);
@@ -339,7 +343,8 @@ impl Writer {
         false
     }
 
-    /// Injects a failing COMMIT if requested: SQLite rejects it and rolls back. Test builds only.
+    /// Makes the next COMMIT fail if this was requested: SQLite rejects it and rolls back. It exists only in
+    /// test builds.
     #[cfg(feature = "testing")]
     fn inject_commit_fault(&mut self) -> Result<(), Error> {
         if self.shared.faults.at_commit() {
@@ -360,7 +365,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Reports a successful COMMIT as failed if requested. Test builds only.
+    /// Reports a successful COMMIT as failed if this was requested. It exists only in test builds.
     #[cfg(feature = "testing")]
     fn inject_fault_after_commit(&self) -> Result<(), Error> {
         let lost = self.shared.faults.after_commit();

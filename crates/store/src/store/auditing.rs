@@ -12,15 +12,15 @@ use crate::chain_head::AuditHead;
 use crate::options::StoreOptions;
 use crate::{AuditTail, Error, OpenError, facts, migrate};
 
-/// Number of links removed per transaction.
+/// Maximum number of links removed per transaction.
 const REMOVE_BATCH_SIZE: i64 = 1_000;
 
 impl Store {
-    /// Verifies the whole audit chain and returns its summary.
+    /// Verifies the whole audit chain and returns a summary.
     ///
     /// # Errors
-    /// Returns [`Error::Fault`], which names the first link that does not match, an entry without a link, or
-    /// the key that cannot be decrypted.
+    /// Returns [`Error::Fault`] if a link does not match, an entry has no link, or a key cannot be decrypted.
+    /// The message contains the number of the first such link or of the key.
     pub async fn verify_audit(&self) -> Result<AuditChain, Error> {
         let base = self.read(audit_archive::base).await?;
         let mut last = base.clone();
@@ -48,8 +48,8 @@ impl Store {
         }
     }
 
-    /// Returns the last archived link of the audit chain, after which the chain in the database begins; all
-    /// zeros if none was archived.
+    /// Returns the last archived link of the audit chain; all zeros if no link was archived. The chain in the
+    /// database begins after it.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -58,11 +58,11 @@ impl Store {
         Ok(AuditHead { links: base.n, hash: base.hash })
     }
 
-    /// Returns up to `limit` verified links after `from`, ending before the first whose entry is not older
-    /// than `before`. The newest link is never returned.
+    /// Returns up to `limit` verified links after `from`. It stops before the first link whose entry is not
+    /// older than `before`, and never returns the newest link.
     ///
     /// # Errors
-    /// Returns [`Error::Fault`], which names the first link that does not match.
+    /// Returns [`Error::Fault`] with the number of the first link that does not match.
     pub async fn audit_links_after(
         &self,
         from: AuditHead,
@@ -73,10 +73,10 @@ impl Store {
         self.export(move |q| audit_archive::links_after(q, &keyring, &from, before, limit)).await
     }
 
-    /// Verifies archived links that follow `from`, and returns the last of them.
+    /// Verifies archived links that follow `from`, and returns the last of them as a head.
     ///
     /// # Errors
-    /// Returns [`Error::Fault`], which names the first link that does not match.
+    /// Returns [`Error::Fault`] with the number of the first link that does not match.
     pub async fn check_archived_audit(
         &self,
         from: AuditHead,
@@ -95,9 +95,9 @@ impl Store {
         self.export(move |q| audit_archive::is_recorded(q, &to)).await
     }
 
-    /// Removes the links of the audit chain up to `to`, with their entries, and returns their number. The
-    /// archiving of `to` must be recorded. On PostgreSQL this runs as the owner of the tables from `options`,
-    /// because the serving role may not delete audit entries.
+    /// Removes the links of the audit chain up to `to`, with their entries, and returns the number of links
+    /// removed. An entry must record the archiving of `to`. On PostgreSQL this runs with the role in
+    /// `options` that owns the tables, because the serving role may not delete audit entries.
     ///
     /// # Errors
     /// Returns [`Error::Fault`] if the archiving is not recorded, or the error of the database.
@@ -132,7 +132,8 @@ impl Store {
         }
     }
 
-    /// Verifies the newest `limit` links of the audit chain. A broken link is reported in the result.
+    /// Verifies the newest `limit` links of the audit chain. A broken link is reported in the result and not
+    /// as an error.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -141,16 +142,16 @@ impl Store {
         self.export(move |q| facts::audit_tail(q, &keyring, limit)).await
     }
 
-    /// Checks that this process's vault can decrypt every key of the audit chain.
+    /// Checks that this process's vault can decrypt all keys of the audit chain.
     ///
     /// # Errors
-    /// Returns [`Error::Fault`], which names the key.
+    /// Returns [`Error::Fault`] with the number of the first key that cannot be decrypted.
     pub async fn check_audit_keys(&self) -> Result<(), Error> {
         let keyring = Arc::clone(&self.audit_keyring);
         self.read(move |q| keyring.load(q)?.check()).await
     }
 
-    /// Returns the number of links of the audit chain and the hash of the last one, as stored in the
+    /// Returns the number of links of the audit chain and the hash of the last link, as stored in the
     /// database.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ impl TestDatabase {
         Self::create(admin_url, name, None).await
     }
 
-    /// Creates a copy of `template`. No connection may use the template meanwhile.
+    /// Creates a copy of `template`. No connection may use the template during this call.
     pub(super) async fn copy_of(template: &Self) -> Result<Self, OpenError> {
         let Location::Server { admin_url, name: template } = &template.location else {
             return Err(OpenError::Settings("a template is a database on a server".into()));
@@ -93,7 +93,7 @@ impl TestDatabase {
     /// Migrates the database to `modules`.
     ///
     /// # Errors
-    /// Same as [`Store::migrate_up`].
+    /// Returns the same errors as [`Store::migrate_up`].
     pub async fn migrate(&self, modules: Vec<ModuleMigrations>) -> Result<(), OpenError> {
         Store::migrate_up(&self.options(), modules, Timestamp::EPOCH).await.map(drop)
     }
@@ -112,7 +112,7 @@ impl Drop for TestDatabase {
             Location::Folder(folder) => super::recorder::save_database(folder.path()),
             Location::Server { admin_url, name } => {
                 let (url, sql) = (admin_url.clone(), format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
-                // If the server has stopped, the database stays behind, which does no harm.
+                // If the server has stopped, the database is not deleted, which does no harm.
                 let _ = std::thread::spawn(move || crate::postgres::run_once(&url, &sql)).join();
             }
         }

@@ -1,12 +1,12 @@
-//! Engines that tests run on, and the macros that make a test for each.
+//! Database engines that tests run on, and the macros that create a test for each engine.
 
-/// URL of a PostgreSQL server on which tests may create databases.
+/// Environment variable with the URL of a PostgreSQL server on which tests may create databases.
 const POSTGRES: &str = "KITH_TEST_POSTGRES";
-/// Set to 1 to run tests on SQLite only.
+/// Environment variable that is set to 1 to run tests on SQLite only.
 const SQLITE_ONLY: &str = "KITH_TEST_SQLITE_ONLY";
 
-/// Returns the URL of the PostgreSQL server in `KITH_TEST_POSTGRES`, or `None` if that is not set and
-/// `KITH_TEST_SQLITE_ONLY` is 1.
+/// Returns the URL of the PostgreSQL server in `KITH_TEST_POSTGRES`. Returns `None` if this variable is not
+/// set and `KITH_TEST_SQLITE_ONLY` is 1.
 ///
 /// # Panics
 /// Panics if neither variable is set.
@@ -20,9 +20,9 @@ pub fn postgres_url() -> Option<String> {
     }
 }
 
-/// Makes a test of each scenario on each engine, named `scenario::engine`. With `(run); [engine = value, …]`
-/// a test runs `run(value, scenario)`, and with `(run, argument); [engine = value, …]` it runs `run(value,
-/// argument, scenario)`.
+/// Creates a test of each scenario on each engine, named `scenario::engine`. With `(run); [engine = value,
+/// …]` the test calls `run(value, scenario)`. With `(run, argument); [engine = value, …]` it calls
+/// `run(value, argument, scenario)`.
 #[macro_export]
 macro_rules! engine_tests {
     ($run:tt; $engines:tt; $($scenario:ident)+) => {$(
@@ -46,9 +46,9 @@ macro_rules! engine_tests {
     )+};
 }
 
-/// Makes the tests `name::sqlite` and `name::postgres` of each contract, `async fn name(fixture: Fixture)`.
-/// The test crate has `support::Fixture` with `async fn sqlite() -> Self` and `async fn postgres() ->
-/// Option<Self>`.
+/// Creates the tests `name::sqlite` and `name::postgres` for each contract test, which is an `async fn
+/// name(fixture: Fixture)`. The test crate must have a type `support::Fixture` with `async fn sqlite() ->
+/// Self` and `async fn postgres() -> Option<Self>`.
 #[macro_export]
 #[allow(clippy::crate_in_macro_def, reason = "the fixture is the test crate's own")]
 macro_rules! contract {
@@ -61,7 +61,8 @@ macro_rules! contract {
     };
 }
 
-/// Runs a contract on a fixture, if there is one here.
+/// Runs a contract test on a fixture. Does nothing if there is no fixture, because the engine is not
+/// available.
 pub async fn run_on<T, F: Future<Output = ()>>(
     fixture: impl Future<Output = Option<T>>,
     contract: impl FnOnce(T) -> F,

@@ -1,16 +1,16 @@
-//! Fault injection. Each fault occurs once, at the first place where it applies.
+//! Fault injection. Each fault occurs once, at the first operation to which it applies.
 
 use std::sync::{Mutex, PoisonError};
 
 /// Fault to inject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The disk is full at the n-th statement from now, counted from 1, inside a transaction.
+    /// The disk is full at the n-th statement inside a transaction from now on, counted from 1.
     DiskFull {
         /// Number of the statement.
         at_statement: u32,
     },
-    /// The connection, and with it the whole transaction, is lost at the n-th statement from now, counted
+    /// The connection, and with it the whole transaction, is lost at the n-th statement from now on, counted
     /// from 1.
     ConnectionLost {
         /// Number of the statement.
@@ -33,7 +33,7 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
     }
 
-    /// Removes and returns the fault to inject at this statement.
+    /// Counts a statement. Removes and returns the fault that occurs at this statement, if there is one.
     pub fn at_statement(&self) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for fault in faults.iter_mut() {
@@ -46,17 +46,17 @@ impl Faults {
         })
     }
 
-    /// Returns true if a conflict occurs at the end of this closure.
+    /// Returns true if a conflict must occur at the end of this closure.
     pub fn at_end(&self) -> bool {
         self.take_one(Fault::Conflict)
     }
 
-    /// Returns true if this COMMIT fails.
+    /// Returns true if this COMMIT must fail.
     pub fn at_commit(&self) -> bool {
         self.take_one(Fault::CommitFails)
     }
 
-    /// Returns true if the response to this COMMIT is lost.
+    /// Returns true if the response to this COMMIT must be lost.
     pub fn after_commit(&self) -> bool {
         self.take_one(Fault::CommitAnswerLost)
     }

@@ -1,4 +1,4 @@
-//! Test support: temporary databases and servers, and fault injection. Not part of release builds.
+//! Test support: temporary databases and servers, and fault injection. Release builds do not contain it.
 
 mod databases;
 mod engines;

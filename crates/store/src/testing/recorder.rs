@@ -1,5 +1,5 @@
 //! Recording of the statements that tests run, with their parameters and SQLite databases, for `cargo xtask
-//! plans`. Active if `KITH_TEST_PLANS` names a folder.
+//! plans`. It is active if `KITH_TEST_PLANS` is set to the path of a folder.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::value::{Param, Values};
 
-/// Environment variable that names the output folder.
+/// Environment variable with the path of the output folder.
 pub const PLANS_FOLDER: &str = "KITH_TEST_PLANS";
 
 /// Maximum number of parameter sets recorded per statement and engine.
@@ -115,13 +115,13 @@ pub(crate) fn record(is_postgres: bool, sql: &'static str, params: &[Param<'_>])
     }
 }
 
-/// Moves the SQLite database in `folder` to the output folder if recording is active. Called when its test
-/// has ended.
+/// Moves the SQLite database in `folder` to the output folder if recording is active. It is called when the
+/// test of the database has ended.
 pub(crate) fn save_database(folder: &Path) {
     let Some(recorder) = recorder() else { return };
     let n = recorder.databases.fetch_add(1, Ordering::Relaxed);
     let kept = recorder.folder.join(format!("{}.{n}", std::process::id()));
-    // A test may have removed its folder or replaced its content.
+    // This fails if a test has removed its folder or replaced its content.
     if fs::create_dir(&kept).is_ok() {
         for file in ["kith.db", "kith.db-wal"] {
             let (from, to) = (folder.join(file), kept.join(file));

@@ -1,6 +1,7 @@
-//! PostgreSQL server for tests: the installed package on a free loopback port, with a data folder of its own.
+//! PostgreSQL server for tests: the installed package, started on a free loopback port with a separate data
+//! folder.
 //!
-//! Existing servers are never touched. The server ends with the process that started it.
+//! It does not use or change existing servers. The server ends with the process that started it.
 
 mod certificates;
 mod host;
@@ -23,7 +24,7 @@ pub use host::{INSTALL, find_bin};
 use host::{free_port, make_folder, processes_in, send, set_owner, start_watchdog, unprivileged};
 
 const SUPERUSER: &str = "kith";
-/// Beginning of the log message that a primary and a replica write when they are ready.
+/// Beginning of the log message that a primary or a replica writes when it is ready.
 const READY: &str = "database system is ready to accept ";
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const LOG_LINES: usize = 60;
@@ -31,11 +32,11 @@ const LOG_LINES: usize = 60;
 /// Configuration of the server.
 #[derive(Clone, Debug, Default)]
 pub struct PostgresServerOptions {
-    /// Syncs commits to disk. Turn it off for speed when the data need not survive a crash.
+    /// True to sync commits to disk. False is faster, for data that does not have to survive a crash.
     pub fsync: bool,
-    /// Enables TLS with a certificate for `localhost` and `127.0.0.1`.
+    /// True to enable TLS with a certificate for `localhost` and `127.0.0.1`.
     pub tls: bool,
-    /// Parent of the server's folder; by default the system's temporary folder.
+    /// Parent of the server's folder; `None` for the temporary folder of the system.
     pub parent: Option<PathBuf>,
 }
 
@@ -49,12 +50,12 @@ pub struct PostgresServerError(String);
 pub enum StopMode {
     /// Disconnects clients and shuts down cleanly.
     Fast,
-    /// Ends all processes at once; the next start recovers from the write-ahead log.
+    /// Ends all processes immediately. The next start recovers from the write-ahead log.
     Immediate,
 }
 
-/// Server that is running, or stopped and ready to start again. Dropping it stops the server and removes its
-/// folder.
+/// Server that is running, or stopped and can be started again. Dropping this value stops the server and
+/// removes its folder.
 #[derive(Debug)]
 pub struct PostgresServer {
     bin: PathBuf,
@@ -70,15 +71,17 @@ pub struct PostgresServer {
 #[derive(Debug)]
 struct Running {
     postmaster: Child,
-    /// Thread that reads the log; it ends when no process of the server holds its standard error.
+    /// Thread that reads the log. It ends when no process of the server has the log pipe open.
     log: JoinHandle<()>,
 }
 
 impl PostgresServer {
-    /// Creates a data folder and starts a server on it. The server accepts connections when this returns.
+    /// Creates a data folder and starts a server on it. The server accepts connections when this function
+    /// returns.
     ///
     /// # Errors
-    /// Returns an error if no server is installed (the message names the package) or if it does not start.
+    /// Returns an error if no server is installed (the message contains the name of the package) or if the
+    /// server does not start.
     pub fn start(options: PostgresServerOptions) -> Result<Self, PostgresServerError> {
         Self::start_on(options, Self::init)
     }
@@ -99,7 +102,8 @@ impl PostgresServer {
         if server.options.tls {
             certificates::write(server.folder.path(), run_as).map_err(because("write its certificates"))?;
         }
-        // Another process may take the port between the check and the start.
+        // Another process may use the port between the check and the start, so the start is tried several
+        // times.
         let mut tries = 5;
         loop {
             server.port = free_port().map_err(because("find a free port"))?;
@@ -116,8 +120,8 @@ impl PostgresServer {
         format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Returns the path of the certificate authority that signed the server's certificate, in PEM. The file
-    /// exists only with TLS.
+    /// Returns the path of the certificate authority that signed the server's certificate, in PEM format. The
+    /// file exists only if TLS is enabled.
     pub fn ca_file(&self) -> PathBuf {
         self.folder.path().join(certificates::CA)
     }
@@ -142,7 +146,7 @@ impl PostgresServer {
             StopMode::Fast => "INT",
             StopMode::Immediate => "QUIT",
         };
-        // A server that has already ended is no error.
+        // It is not an error if the server has already ended.
         if running.postmaster.try_wait().map_err(because("be waited for"))?.is_none() {
             send(signal, running.postmaster.id()).map_err(because("be signalled to stop"))?;
         }
@@ -152,8 +156,8 @@ impl PostgresServer {
         running.wait_until_gone()
     }
 
-    /// Sends SIGKILL to all processes of the server and waits until they have ended. The port then refuses
-    /// connections.
+    /// Sends SIGKILL to all processes of the server and waits until they have ended. Afterwards the port
+    /// refuses connections.
     ///
     /// # Errors
     /// Returns an error if the signal cannot be sent.
@@ -161,8 +165,8 @@ impl PostgresServer {
         let Some(mut running) = self.running.take() else { return Ok(()) };
         running.postmaster.kill().map_err(because("be killed"))?;
         running.postmaster.wait().map_err(because("be waited for"))?;
-        // Backends end when they notice that their parent is gone; one that waits for a lock may never
-        // notice.
+        // Backends end when they notice that their parent has ended. A backend that waits for a lock may
+        // never notice it.
         self.send_all("KILL");
         running.wait_until_gone()
     }
@@ -175,10 +179,10 @@ impl PostgresServer {
     }
 
     /// Starts a stopped or killed server on the same port and data folder. The server accepts connections
-    /// when this returns.
+    /// when this function returns.
     ///
     /// # Errors
-    /// Returns an error if the server does not become ready; the message ends with the last lines of its log.
+    /// Returns an error if the server does not become ready. The message ends with the last lines of its log.
     pub fn restart(&mut self) -> Result<(), PostgresServerError> {
         if self.running.is_some() {
             return Ok(());
@@ -210,8 +214,8 @@ impl PostgresServer {
         self.folder.path().join("data")
     }
 
-    /// Returns a command for a program of the server, run as an unprivileged user and in its own process
-    /// group, so that Ctrl-C in the terminal does not reach it.
+    /// Returns a command for a program of the server. It runs as an unprivileged user and in a separate
+    /// process group, so that Ctrl-C in the terminal does not end it.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
         command.current_dir(self.folder.path()).process_group(0);
@@ -230,7 +234,8 @@ impl PostgresServer {
             "--encoding=UTF8",
             "--data-checksums",
         ]);
-        // An ICU collation, as on many managed servers, to detect queries that depend on the default order.
+        // The default collation is an ICU collation, as on many managed servers, so that tests detect queries
+        // that depend on the default order.
         command.args([
             "--locale=C.UTF-8",
             "--locale-provider=icu",
@@ -266,7 +271,7 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        // Errors cannot be reported from `drop`; the watchdog cleans up when this process ends.
+        // Errors cannot be reported here. The watchdog cleans up when this process ends.
         let _ = self.stop(StopMode::Immediate);
         let _ = self.watchdog.kill();
         let _ = self.watchdog.wait();
@@ -284,7 +289,7 @@ fn because(what: &str) -> impl FnOnce(io::Error) -> PostgresServerError {
     move |e| PostgresServerError(format!("PostgreSQL for tests could not {what}: {e}"))
 }
 
-/// Reads the server's log to its end, keeps the last lines, and signals when the server is ready.
+/// Reads the server's log to its end, stores the last lines, and sends a message when the server is ready.
 fn follow(from: impl io::Read, lines: &Mutex<VecDeque<String>>, ready_sender: &mpsc::Sender<()>) {
     for line in BufReader::new(from).lines().map_while(Result::ok) {
         if line.contains(READY) {

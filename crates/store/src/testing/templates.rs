@@ -1,4 +1,5 @@
-//! Migrated databases that tests copy. Each process migrates once per list of modules and server.
+//! Migrated databases that tests copy. Each process runs the migrations only once per list of modules and
+//! server.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,14 +11,14 @@ use super::TestDatabase;
 use crate::sqlite::FILE;
 use crate::{Error, ModuleMigrations, OpenError};
 
-/// Names of modules with the number of their migrations.
+/// Names of modules, each with the number of its migrations.
 type Schema = Vec<(&'static str, usize)>;
 
-/// Contents of migrated SQLite files.
+/// Contents of migrated SQLite files, by schema.
 static FILES: Mutex<BTreeMap<Schema, Arc<[u8]>>> = Mutex::const_new(BTreeMap::new());
 
-/// Migrated databases by server URL. They are never dropped; they end with the server that `cargo xtask test`
-/// started.
+/// Migrated databases, by server URL and schema. They are never dropped. They are removed with the server
+/// that `cargo xtask test` started.
 static DATABASES: Mutex<BTreeMap<(String, Schema), Arc<TestDatabase>>> = Mutex::const_new(BTreeMap::new());
 
 fn schema(modules: &[ModuleMigrations]) -> Schema {
@@ -28,7 +29,7 @@ impl TestDatabase {
     /// Creates a SQLite database in a new folder, migrated to `modules`.
     ///
     /// # Errors
-    /// Same as [`Store::migrate_up`](crate::Store::migrate_up).
+    /// Returns the same errors as [`Store::migrate_up`](crate::Store::migrate_up).
     ///
     /// # Panics
     /// If no temporary folder can be created.
@@ -43,7 +44,7 @@ impl TestDatabase {
     /// Creates a database on the server at `admin_url`, migrated to `modules`.
     ///
     /// # Errors
-    /// Same as [`Store::migrate_up`](crate::Store::migrate_up).
+    /// Returns the same errors as [`Store::migrate_up`](crate::Store::migrate_up).
     pub async fn migrated_postgres(
         admin_url: &str,
         modules: Vec<ModuleMigrations>,

@@ -24,7 +24,7 @@ fn by(db: &Db, actor: Actor) -> Ctx {
     Ctx::new(db.sources.clone(), actor, RequestId::accept("conformance").unwrap())
 }
 
-/// Writes an entry with details about `about`, and waits until the chain has `links` links.
+/// Writes an entry with details about `about`, and waits until the audit chain has `links` links.
 async fn audit_with_details(
     db: &Db,
     ctx: Ctx,
@@ -95,7 +95,7 @@ async fn changed_details_break_the_chain(db: Db) {
     .await;
     let broken = db.store.verify_audit().await.unwrap_err().to_string();
     assert!(broken.contains("link 2"), "{broken}");
-    // The entry cannot be changed to match the new details either.
+    // Changing the entry to match the changed details also breaks the chain.
     exec(
         &db,
         "UPDATE audit_entries SET details_hash = NULL

@@ -1,6 +1,6 @@
-//! Tests of the audit chain against an attacker with write access to the database but without a key:
-//! resealed, truncated, emptied, or restored from an earlier state. Also tests the keys, and links from
-//! before there were keys.
+//! Tests of the audit chain against an attacker who can write to the database but has no key. The chain is
+//! recomputed, truncated, emptied, or restored from an earlier state. Also tests the keys, and links that
+//! were created before the first key.
 
 use kith_store::testing::TestVault;
 use kith_store::{
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::support::Db;
 
 contract! {
-    resealed_middle_breaks_the_chain
+    link_recomputed_without_key_breaks_chain
     chain_resealed_without_key_differs_from_stored_head
     truncated_chain_is_shorter_than_stored_head
     emptied_log_is_shorter_than_stored_head
@@ -21,13 +21,13 @@ contract! {
     unkeyed_link_after_first_key_breaks_chain
     retired_key_is_followed_by_a_new_one
     moved_key_cannot_be_decrypted
-    key_under_other_secret_is_reported_and_seals_nothing
+    key_with_other_secret_is_reported_and_not_used
     decrypted_keys_stay_usable_while_process_runs
     chain_is_valid_after_archiving
     removed_beginning_without_archive_is_reported
 }
 
-/// Entry as its link covers it.
+/// Fields of an entry that the hash of its link covers.
 type Entry = (String, i64, [String; 4], Option<Vec<u8>>);
 
 async fn exec(db: &Db, sql: &'static str) -> u64 {
@@ -35,7 +35,7 @@ async fn exec(db: &Db, sql: &'static str) -> u64 {
     done.unwrap()
 }
 
-/// Writes entries until there are `links` links, and returns the head.
+/// Writes entries until the chain has `links` links, and returns its head.
 async fn write_entries(db: &Db, links: i64) -> AuditHead {
     while db.store.audit_head().await.unwrap().links < links {
         let ctx = db.ctx();
@@ -70,7 +70,7 @@ async fn verify_error(db: &Db) -> String {
     db.store.verify_audit().await.unwrap_err().to_string()
 }
 
-/// Computes the links from `first` on, like an attacker who knows everything except the keys.
+/// Recomputes the links from `first` on, as an attacker would who knows everything except the keys.
 async fn reseal_without_key(db: &Db, first: i64) {
     let entries: Result<Vec<(i64, Entry)>, Error> = db
         .store
@@ -117,7 +117,7 @@ async fn reseal_without_key(db: &Db, first: i64) {
     }
 }
 
-async fn resealed_middle_breaks_the_chain(db: Db) {
+async fn link_recomputed_without_key_breaks_chain(db: Db) {
     write_entries(&db, 6).await;
     let change = "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 3)";
     assert_eq!(exec(&db, change).await, 1);
@@ -133,7 +133,8 @@ async fn chain_resealed_without_key_differs_from_stored_head(db: Db) {
     exec(&db, change).await;
     assert_eq!(exec(&db, "DELETE FROM audit_keys").await, 1);
     reseal_without_key(&db, 1).await;
-    // From the database alone, this looks like a chain from before there were keys, and is reported as such.
+    // In the database alone, this looks like a chain from before the first key, so its links are reported as
+    // unkeyed.
     let db = db.reopened(|_| {}).await;
     assert_eq!(db.store.verify_audit().await.unwrap().unkeyed, 4);
     let fault = fault(&db, remembered).await.unwrap();
@@ -147,7 +148,7 @@ async fn truncated_chain_is_shorter_than_stored_head(db: Db) {
     assert_eq!(db.store.verify_audit().await.unwrap().links, 3);
     let fault = fault(&db, remembered).await.unwrap();
     assert!(fault.starts_with("the audit chain has 3 links, but the expected head has 5"), "{fault}");
-    // A chain that has grown past the cut again differs.
+    // The chain has grown beyond the stored head again, with a different link at that position.
     let db = db.reopened(|_| {}).await;
     write_entries(&db, 7).await;
     let found = db.store.compare_audit_head(remembered).await.unwrap();
@@ -213,14 +214,14 @@ async fn erasing_details_keeps_stored_head_in_chain(db: Db) {
 
 async fn unkeyed_links_are_valid_and_counted(db: Db) {
     write_entries(&db, 3).await;
-    // The state that a version without keys would leave.
+    // A version without keys would leave this state.
     exec(&db, "DELETE FROM audit_keys").await;
     reseal_without_key(&db, 1).await;
     let db = db.reopened(|_| {}).await;
     write_entries(&db, 5).await;
     let chain = db.store.verify_audit().await.unwrap();
     assert_eq!((chain.links, chain.unkeyed), (5, 3));
-    // Once there is a key, those links cannot be changed without it either.
+    // After a key was created, the earlier links cannot be changed without the key either.
     exec(&db, "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 1)")
         .await;
     reseal_without_key(&db, 1).await;
@@ -248,7 +249,7 @@ async fn retired_key_is_followed_by_a_new_one(db: Db) {
         .await;
     assert_eq!(keys.unwrap(), [(1, 1, true), (2, 3, false)]);
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
-    // With the first key alone, an attacker cannot claim that it sealed the later links too.
+    // An attacker who has only the first key cannot pretend that it was used for the later links.
     exec(&db, "DELETE FROM audit_keys WHERE id = 2").await;
     assert!(verify_error(&db).await.ends_with("breaks at link 3"));
 }
@@ -262,7 +263,7 @@ async fn moved_key_cannot_be_decrypted(db: Db) {
     assert!(verify_error(&db).await.contains("key 1 of the audit chain was sealed under another secret"));
 }
 
-async fn key_under_other_secret_is_reported_and_seals_nothing(db: Db) {
+async fn key_with_other_secret_is_reported_and_not_used(db: Db) {
     write_entries(&db, 2).await;
     db.store.check_audit_keys().await.unwrap();
     let db = db.reopened(|options| options.audit_vault = TestVault::with_secret(2)).await;
@@ -277,7 +278,7 @@ async fn key_under_other_secret_is_reported_and_seals_nothing(db: Db) {
             Ok(())
         })
         .await;
-    // On SQLite links are written with the commit, on PostgreSQL afterwards.
+    // On SQLite the link is written with the commit, on PostgreSQL after it.
     assert_eq!(written.is_err(), db.store.kind() == kith_store::EngineKind::Sqlite);
     let db = db.reopened(|options| options.audit_vault = TestVault::with_secret(1)).await;
     write_entries(&db, 3).await;
@@ -286,7 +287,7 @@ async fn key_under_other_secret_is_reported_and_seals_nothing(db: Db) {
 
 async fn decrypted_keys_stay_usable_while_process_runs(db: Db) {
     write_entries(&db, 2).await;
-    // The rows change as if they were encrypted again under another secret.
+    // The stored keys are replaced, as if they had been encrypted with another secret.
     exec(&db, "UPDATE audit_keys SET sealed = prev FROM audit_seals WHERE n = 1").await;
     write_entries(&db, 4).await;
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
@@ -294,7 +295,7 @@ async fn decrypted_keys_stay_usable_while_process_runs(db: Db) {
     assert!(verify_error(&db).await.contains("sealed under another secret"));
 }
 
-/// Archives the oldest links up to `to`, as the platform does, and returns the last of them.
+/// Archives the oldest links up to `to`, as the platform does, and returns the last archived link.
 async fn archive(db: &Db, to: i64) -> AuditHead {
     let from = db.store.archived_audit().await.unwrap();
     let later = db.sources.clock.now() + std::time::Duration::from_secs(1);
@@ -330,7 +331,7 @@ async fn chain_is_valid_after_archiving(db: Db) {
     );
 
     let head = archive(&db, 3).await;
-    // An interrupted removal leaves a valid chain, too.
+    // The chain is also valid after an interrupted removal.
     exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n = 1)").await;
     exec(&db, "DELETE FROM audit_seals WHERE n = 1").await;
     let chain = db.store.verify_audit().await.unwrap();
@@ -342,7 +343,8 @@ async fn chain_is_valid_after_archiving(db: Db) {
     assert_eq!(fault(&db, head).await, None);
     assert_eq!(fault(&db, AuditHead { links: 2, hash: [1; 32] }).await, None, "the link is in the archive");
 
-    // The next archive begins where this one ended, and contains the entry that recorded it.
+    // The second archive begins after the last link of the first one, and contains the entry that recorded
+    // the first one.
     write_entries(&db, 7).await;
     let second = archive(&db, 6).await;
     assert_eq!(db.store.remove_archived_audit(db.options.clone(), second).await.unwrap(), 3);
@@ -358,7 +360,7 @@ async fn removed_beginning_without_archive_is_reported(db: Db) {
     write_entries(&db, 6).await;
     let head = archive(&db, 2).await;
     db.store.remove_archived_audit(db.options.clone(), head).await.unwrap();
-    // One link more than was archived.
+    // One more link is removed than was archived.
     exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n = 3)").await;
     exec(&db, "DELETE FROM audit_seals WHERE n = 3").await;
     let message = verify_error(&db).await;

@@ -1,4 +1,4 @@
-//! Tests of the database facts: schema and its differences from the migrations, durability, and statement
+//! Tests of the database facts: the schema and its differences from the migrations, durability, and statement
 //! times.
 
 use kith_store::{EngineKind, Error, Tx, contract};
@@ -66,7 +66,7 @@ async fn statements_are_timed_by_text(db: Db) {
     assert!(insert["max_us"].as_u64() <= insert["total_us"].as_u64(), "{insert}");
 }
 
-/// Covers row DRV-17 of the readiness catalogue: the settings in effect on write connections.
+/// Covers row DRV-17 of the readiness catalogue: the settings that are effective on write connections.
 async fn effective_durability_settings_are_reported(db: Db) {
     let durability = facts(&db).await["durability"].clone();
     match db.store.kind() {
@@ -84,8 +84,8 @@ async fn effective_durability_settings_are_reported(db: Db) {
             assert_eq!(facts(&db.reopened(off).await).await["durability"]["synchronous"], "off");
         }
         EngineKind::Postgres => {
-            // The test server runs without fsync, and the role's default for `synchronous_commit` is
-            // overridden.
+            // The test server runs without fsync. `synchronous_commit` is on although the default of the role
+            // is off.
             assert_eq!(durability["fsync"], "off");
             assert_eq!(durability["data_checksums"], "on");
             assert_eq!(durability["synchronous_commit"], "on");

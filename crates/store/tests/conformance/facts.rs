@@ -1,4 +1,4 @@
-//! Tests of unique keys, the audit tail and event positions, intact and broken.
+//! Tests of unique keys, the newest audit links and event positions, for intact and damaged data.
 
 use kith_kernel::uuid::Uuid;
 use kith_store::{AuditTail, Error, Positions, contract};
@@ -11,7 +11,7 @@ contract! {
     missing_position_is_detected
 }
 
-/// Writes `count` entries and events, and waits until each has its position.
+/// Writes `count` entries and events, and waits until each entry has a link and each event has a position.
 async fn write_entries(db: &Db, count: i64) {
     for n in 1..=count {
         let ctx = db.ctx();

@@ -1,4 +1,4 @@
-//! Failover between two PostgreSQL servers whose URL lists both hosts.
+//! Tests of failover between two PostgreSQL servers that are both in the database URL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,8 @@ fn pair() -> Option<(PostgresServer, PostgresServer)> {
     Some((primary, replica))
 }
 
-/// Opens a store on a new database at `url`, with short timeouts, so that an unresponsive server is detected
-/// quickly.
+/// Opens a store on a new database at `url`. Its timeouts are short, so that an unresponsive server is
+/// detected quickly.
 async fn open(url: String) -> Store {
     let mut options = options(url);
     options.deadline = Duration::from_secs(2);
@@ -35,7 +35,7 @@ async fn try_to_add(store: &Store, name: &str) -> Result<(), Error> {
     store.write(move |tx| add(tx, &name)).await
 }
 
-/// Retries until a server responds. A rejected request changes nothing.
+/// Repeats `ask` until a server responds. A rejected request has no effect.
 async fn retry_until_ok<T>(ask: impl AsyncFn() -> Result<T, Error>) -> T {
     let answered = async {
         loop {
@@ -53,10 +53,10 @@ async fn add_with_retry(store: &Store, name: &str) {
     retry_until_ok(async || try_to_add(store, name).await).await;
 }
 
-/// Changes `subjects` subjects once each.
+/// Makes one change to each of `subjects` subjects.
 async fn change_all(store: &Store, subjects: u128) {
     let mut sources = sources();
-    // Ids must differ from those of other calls.
+    // Ids must differ from the ids of other calls.
     sources.ids = Arc::new(TimeOrderedIds::new(SystemRandom));
     for n in 0..subjects {
         let ctx = ctx(&sources);
@@ -106,7 +106,7 @@ async fn standby_is_skipped_until_promoted() {
     store.close().await;
 }
 
-/// The kernel of a frozen machine still accepts connections, but no server responds on them.
+/// The kernel of a frozen machine still accepts connections, but no server responds to requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn frozen_primary_is_skipped() {
     let Some((mut primary, replica)) = pair() else { return };
@@ -122,7 +122,8 @@ async fn frozen_primary_is_skipped() {
     store.close().await;
 }
 
-/// A managed service can switch over without ending sessions; they become read-only.
+/// A managed service can switch to another server without ending sessions on the old one. These sessions
+/// become read-only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn read_only_server_is_abandoned() {
     let Some((primary, replica)) = pair() else { return };
@@ -165,7 +166,7 @@ async fn read_only_server_is_used_again_once_it_accepts_writes() {
     store.close().await;
 }
 
-/// Commits that the primary acknowledged but the replica never received are lost, and their positions are
+/// Commits that the primary acknowledged and the replica never received are lost. Their positions are
 /// assigned again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn positions_missing_on_replica_are_reassigned() {
@@ -192,7 +193,7 @@ async fn positions_missing_on_replica_are_reassigned() {
     store.close().await;
 }
 
-/// A closure that only reads is not misled by the old server.
+/// A closure that only reads must not read from the old server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn idle_connections_abandon_old_server() {
     let Some((primary, replica)) = pair() else { return };

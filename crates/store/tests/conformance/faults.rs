@@ -1,4 +1,5 @@
-//! Fault injection: no change is applied partially, no acknowledged change is lost, and the store continues.
+//! Tests with injected faults: no change is applied partially, no acknowledged change is lost, and the store
+//! continues to work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +19,7 @@ contract! {
     unwritable_trace_rolls_back_change
 }
 
-/// Counts the runs of a closure.
+/// Counter of the runs of a closure.
 #[derive(Clone, Default)]
 struct Runs(Arc<AtomicU32>);
 
@@ -43,7 +44,8 @@ async fn add_counted(db: &Db, name: &'static str) -> (Result<(), Error>, u32) {
 }
 
 async fn full_disk_at_any_statement_changes_nothing(db: Db) {
-    // The fifth statement belongs to the trace, which on PostgreSQL is sent with COMMIT and tested elsewhere.
+    // On SQLite the fifth statement writes the audit entry. On PostgreSQL this statement is sent with COMMIT,
+    // which another test covers.
     let statements = if db.store.kind() == EngineKind::Sqlite { 5 } else { 4 };
     for at_statement in 1..=statements {
         let before = db.names().await;
@@ -87,7 +89,7 @@ async fn lost_connection_is_atomic(db: Db) {
     db.store.inject(Fault::ConnectionLost { at_statement: 1 });
     let (outcome, runs) = add_counted(&db, "during").await;
     match db.store.kind() {
-        // Nothing was sent for commit, so the closure could run again on a new connection.
+        // COMMIT was not sent yet, so the closure can run again on a new connection.
         EngineKind::Postgres => {
             outcome.unwrap();
             assert_eq!((runs, db.store.stats().reconnects), (2, 1));
@@ -139,7 +141,7 @@ async fn group_survives_transaction_lost_by_one_closure(db: Db) {
         });
     }
     gate.wait_for_queue(&db, 20).await;
-    // One statement each: the third of the queued closures fails, after two have run.
+    // Each closure runs one statement. The third of the queued closures fails, after two have run.
     db.store.inject(Fault::ConnectionLost { at_statement: 3 });
     gate.open().await;
     let outcomes = callers.join_all().await;

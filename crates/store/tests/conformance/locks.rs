@@ -1,5 +1,5 @@
-//! `tx.lock`: no lost updates, no deadlock among sorted locks, and deadlocks without locks are retried and
-//! counted.
+//! Tests of `tx.lock`: no update is lost, and locks do not deadlock because they are sorted. Deadlocks of
+//! transactions without locks are retried and counted.
 
 use std::sync::mpsc;
 use std::sync::{Arc, Barrier, Mutex};
@@ -17,7 +17,8 @@ contract! {
     read_after_lock_sees_previous_commit
 }
 
-/// Reads, computes in the program, and writes: the operation that a lock protects.
+/// Reads a value, increments it in the program, and writes it. Concurrent calls lose updates unless a lock
+/// protects them.
 fn increment(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     let n: i64 = tx.one("SELECT n FROM counters WHERE name = $1", params![name], |row| row.get(0))?.unwrap();
     tx.exec("UPDATE counters SET n = $2 WHERE name = $1", params![name, n + 1]).map(drop)
@@ -88,7 +89,8 @@ async fn locks_in_any_order_do_not_deadlock(db: Db) {
     assert_eq!(db.store.stats().retries, 0);
 }
 
-/// On PostgreSQL it waits for the lock, on SQLite for the writer; both waits end at the deadline.
+/// The transaction waits for the lock on PostgreSQL, and for the writer on SQLite. Both waits end at the
+/// deadline.
 async fn lock_wait_ends_at_deadline(db: Db) {
     let db = db.reopened(|options| options.deadline = Duration::from_millis(300)).await;
     let (holds, is_held) = tokio::sync::oneshot::channel();
@@ -135,8 +137,8 @@ async fn lock_wait_ends_at_deadline(db: Db) {
     assert!(!db.names().await.contains(&"waiter".to_owned()));
 }
 
-/// Two closures change the same rows in opposite order, without a lock: one becomes the deadlock victim and
-/// runs again.
+/// Two closures change the same rows in opposite order without a lock. PostgreSQL aborts one of them because
+/// of the deadlock, and it is run again.
 async fn deadlock_is_retried_and_counted(db: Db) {
     counters(&db, &["a", "b"]).await;
     let both_hold_one = Arc::new(Barrier::new(2));
@@ -163,7 +165,8 @@ async fn deadlock_is_retried_and_counted(db: Db) {
     assert_eq!(db.store.stats().retries > 0, waits);
 }
 
-/// A read after a lock sees the commit of the lock's previous holder, although both are sent together.
+/// A read after a lock sees the commit of the previous holder of the lock, although the lock request and the
+/// read are sent together.
 async fn read_after_lock_sees_previous_commit(db: Db) {
     counters(&db, &["seen"]).await;
     let mut callers = tokio::task::JoinSet::new();

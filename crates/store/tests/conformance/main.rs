@@ -1,4 +1,4 @@
-//! Conformance tests of the store. Both engines pass every test here that does not name one of them.
+//! Conformance tests of the store. Both engines must pass all tests, except those for one engine.
 
 mod audit;
 mod audit_chain;

@@ -1,5 +1,5 @@
-//! Migrations: up, down and up again on tables with rows, checksums, and two nodes that start at the same
-//! time.
+//! Tests of migrations: up, down and up again on tables with rows, checksums, and nodes that migrate at the
+//! same time.
 
 use kith_kernel::Timestamp;
 use kith_store::testing::TestDatabase;
@@ -18,7 +18,7 @@ contract! {
     nodes_migrate_one_at_a_time
 }
 
-/// Returns the complete schema of the database.
+/// Returns the complete schema of the database, as sorted texts.
 fn schema(q: &Query<'_>, kind: EngineKind) -> Result<Vec<String>, Error> {
     let sql = match kind {
         EngineKind::Sqlite => "SELECT COALESCE(sql, name) FROM sqlite_schema ORDER BY 1",
@@ -139,7 +139,8 @@ async fn failed_migration_is_rolled_back(db: Db) {
 async fn nodes_migrate_one_at_a_time(db: Db) {
     let options = match db.store.kind() {
         EngineKind::Sqlite => {
-            // On SQLite the folder's lock decides; the second node learns who holds it.
+            // On SQLite the lock of the folder prevents a second migration. The error names the process that
+            // holds the lock.
             let refused = Store::migrate_up(&db.options, modules(), Timestamp::EPOCH).await.unwrap_err();
             assert!(matches!(refused, OpenError::FolderInUse { .. }), "{refused}");
             return;

@@ -1,4 +1,4 @@
-//! Statements that share a round trip: deferred statements and announced reads.
+//! Tests of statements that share a round trip: deferred statements and announced reads.
 
 use kith_store::{Error, Query, Tx, contract, params};
 
@@ -117,7 +117,7 @@ async fn announced_read_returns_same_rows(db: Db) {
         .write(|tx| {
             tx.prefetch(GET, params!["a"])?;
             tx.prefetch(GET, params!["absent"])?;
-            // Takes a read before the statement that would send it.
+            // This read runs before any statement that would send the announced reads.
             tx.prefetch(GET, params!["b"])?;
             let early = get(tx, "b")?;
             Ok((early, get(tx, "a")?, get(tx, "absent")?, get(tx, "a")?))
@@ -144,7 +144,7 @@ async fn announced_read_is_discarded_by_change(db: Db) {
     assert_eq!(read.unwrap(), (Some(2), Some(3)));
 }
 
-/// Each increment reads under the lock, so none is lost.
+/// Each increment reads the value under the lock, so no increment is lost.
 async fn announced_read_sees_rows_under_lock(db: Db) {
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..8 {

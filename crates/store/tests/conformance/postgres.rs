@@ -1,4 +1,4 @@
-//! Tests of PostgreSQL only: restarts, TLS, roles, poolers.
+//! Tests for PostgreSQL only: restarts, TLS, roles and connection poolers.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ pub fn options(url: String) -> StoreOptions {
     StoreOptions::new(EngineOptions::Postgres(own), TestVault::with_secret(1))
 }
 
-/// A server restarts under load: requests fail during the gap, no acknowledged change is lost, and the store
-/// recovers on its own.
+/// A server restarts under load. Requests fail during the outage, no acknowledged change is lost, and the
+/// store reconnects without intervention.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[expect(clippy::disallowed_methods, reason = "measures how long recovery really takes")]
 async fn store_reconnects_after_server_restart() {
@@ -67,7 +67,7 @@ async fn store_reconnects_after_server_restart() {
     for (acknowledged, refused) in callers.join_all().await {
         assert!(refused > 0, "writes failed during the outage");
         let lost: Vec<_> = acknowledged.iter().filter(|name| !there.contains(name)).collect();
-        // The last one may have been written after the read above; all others must be there.
+        // The last row may have been written after the read above. All other rows must exist.
         assert!(lost.len() < acknowledged.len());
         let now: Vec<String> = store.read(crate::support::names).await.unwrap();
         assert!(acknowledged.iter().all(|name| now.contains(name)), "an acknowledged row is missing");
@@ -90,7 +90,7 @@ async fn tls_verifies_server_certificate() {
     let encrypted: Result<Option<bool>, Error> = store.read(move |q| q.one(sql, &[], |row| row.get(0))).await;
     assert_eq!(encrypted.unwrap(), Some(true));
 
-    // The authorities of the system have not signed the server's certificate.
+    // The server's certificate was not signed by an authority that the system trusts.
     let stranger = open("sslmode=verify-full".to_owned())
         .await
         .err()
@@ -105,7 +105,7 @@ async fn tls_verifies_server_certificate() {
     assert_eq!(encrypted.unwrap(), Some(false));
 }
 
-/// The serving role cannot change the schema or rewrite the audit log; the migrating role owns the tables.
+/// The serving role cannot change the schema or rewrite the audit log. The migrating role owns the tables.
 #[tokio::test(flavor = "multi_thread")]
 async fn serving_role_cannot_migrate_or_rewrite_audit_log() {
     let Some(url) = postgres_url() else { return };
@@ -119,7 +119,7 @@ async fn serving_role_cannot_migrate_or_rewrite_audit_log() {
     let owner_url = database.url();
     let run_url = owner_url.replace("kith@", &format!("{role}@"));
     let mut own = PostgresOptions { write_threads: 2, read_threads: 2, ..PostgresOptions::at(run_url) };
-    // A role that may not create tables gets instructions.
+    // The error for a role that may not create tables contains instructions.
     let by_run_role = StoreOptions::new(EngineOptions::Postgres(own.clone()), TestVault::with_secret(1));
     let refused = Store::migrate_up(&by_run_role, modules(), Timestamp::EPOCH).await.unwrap_err().to_string();
     assert!(refused.contains(&format!("OWNER TO \"{role}\"")), "{refused}");
@@ -146,7 +146,7 @@ async fn serving_role_cannot_migrate_or_rewrite_audit_log() {
         assert!(matches!(refused, Err(Error::Fault(_))), "{forbidden}: {refused:?}");
     }
     assert_eq!(store.remove_events(Timestamp::EPOCH, 1).await.unwrap(), 0);
-    // SEC-22: the facts report the same.
+    // Covers row SEC-22 of the readiness catalogue: the facts report these privileges.
     let facts = store.facts(modules()).await.unwrap();
     assert_eq!(facts["role"], serde_json::json!({ "besides": [], "missing": [] }));
     let of_owner = admin.facts(modules()).await.unwrap();
@@ -163,7 +163,7 @@ async fn serving_role_cannot_migrate_or_rewrite_audit_log() {
     dropped.unwrap();
 }
 
-/// A certificate for this machine is rejected under another name.
+/// The certificate is valid for this machine, and is rejected if the URL has another host name.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificate_for_other_name_is_rejected() {
     let (Some(url), Ok(authority)) = (postgres_url(), std::env::var("KITH_TEST_POSTGRES_CA")) else { return };
@@ -177,7 +177,7 @@ async fn certificate_for_other_name_is_rejected() {
     }
 }
 
-/// Behind a pooler in transaction mode locks would be ineffective, so it is detected and rejected.
+/// Locks would be ineffective behind a pooler in transaction mode, so such a pooler is detected and rejected.
 #[tokio::test(flavor = "multi_thread")]
 async fn transaction_mode_pooler_is_rejected() {
     let Some(url) = postgres_url() else { return };
@@ -197,7 +197,7 @@ async fn transaction_mode_pooler_is_rejected() {
     }
 }
 
-/// PgBouncer in front of the test server.
+/// PgBouncer process in front of the test server.
 struct Pooler {
     process: Child,
     url: String,
@@ -253,14 +253,14 @@ impl Pooler {
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        // Fast shutdown; `runuser` forwards the signal.
+        // SIGTERM requests a fast shutdown; `runuser` forwards the signal.
         let pid = self.process.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &pid]).status();
         let _ = self.process.wait();
     }
 }
 
-/// A plan made for a small table would scan the table after it has grown.
+/// A plan that was made for a small table would scan the whole table after it has grown.
 #[tokio::test]
 async fn old_plans_are_discarded() {
     let Some(url) = postgres_url() else { return };
@@ -270,7 +270,8 @@ async fn old_plans_are_discarded() {
                         FROM pg_stat_xact_user_tables WHERE relname = 'looked_up'";
     for (plan_max_age, is_renewed) in [(Duration::from_secs(3_600), false), (Duration::ZERO, true)] {
         let database = TestDatabase::migrated_postgres(&url, modules()).await.unwrap();
-        // One connection of each kind, so that all statements run on the one that has the plan.
+        // There is only one connection of each kind, so that all statements run on the connection that has
+        // the plan.
         let own = PostgresOptions {
             write_threads: 1,
             read_threads: 1,
@@ -295,7 +296,7 @@ async fn old_plans_are_discarded() {
             });
             read.await.unwrap()
         };
-        // From the sixth run on, the server uses one generic plan for all parameters.
+        // After the fifth run, the server uses one generic plan for all parameters.
         for _ in 0..10 {
             assert!(look_up().await <= 5);
         }

@@ -1,4 +1,4 @@
-//! Several processes on one PostgreSQL database, some of which are killed or frozen.
+//! Tests with several processes on one PostgreSQL database, some of which are killed or frozen.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use crate::postgres::options;
 use crate::sequencer::{all_events, assert_sequence, change};
 use crate::support::{Db, ctx, sources};
 
-/// Runs two processes on one database under load, then kills the sequencer; the other process takes over.
+/// Runs two processes on one database under load, and then kills the sequencer. The other process must take
+/// over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn second_process_takes_over_sequencer_after_kill() {
     let (Some(db), Some(observer)) = (Db::postgres().await, Db::postgres().await) else { return };
@@ -26,13 +27,14 @@ async fn second_process_takes_over_sequencer_after_kill() {
     until(2_000, || count(&watcher, COUNT_SEQUENCED)).await;
     assert_eq!(watcher.stats().sequencer, 0, "the first process is the leader");
 
-    // The process is killed at an arbitrary point, while it holds the lock.
+    // The process is killed at an arbitrary moment, while it holds the sequencer's lock.
     first.kill();
     let after_kill = count(&watcher, COUNT_SEQUENCED).await;
     until(after_kill + 1_000, || count(&watcher, COUNT_SEQUENCED)).await;
     second.kill();
     watcher.close().await;
-    // By then, everything the second process has sent is either committed or not.
+    // After all sessions have ended, each transaction of the second process is either committed or rolled
+    // back.
     sessions.until(0, NO_SESSIONS).await;
 
     let watcher = Store::open(db.options.clone()).await.unwrap();
@@ -43,7 +45,7 @@ async fn second_process_takes_over_sequencer_after_kill() {
     watcher.close().await;
 }
 
-/// The kernel responds for a frozen process, so that its connection looks alive.
+/// The kernel of the machine still responds for a frozen process, so its connection does not fail.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn frozen_sequencer_is_replaced_and_fenced() {
     let (Some(db), Some(observer)) = (Db::postgres().await, Db::postgres().await) else { return };
@@ -76,10 +78,10 @@ async fn frozen_sequencer_is_replaced_and_fenced() {
 const COUNT_SEQUENCED: &str = "SELECT COUNT(*) FROM outbox_positions";
 const WRITTEN: &str = "SELECT COUNT(*) FROM outbox";
 
-/// Counts sessions that hold the sequencer's lock.
+/// SQL that counts the sessions that hold the sequencer's lock.
 const LEADERS: &str = "SELECT COUNT(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
     WHERE d.datname = CAST($1 AS TEXT) AND l.locktype = 'advisory' AND l.classid = 1262703720 AND l.objid = 2 AND l.granted";
-/// Counts sessions that try to take the lock.
+/// SQL that counts the sessions that try to acquire the sequencer's lock.
 const FOLLOWERS: &str = "SELECT COUNT(*) FROM pg_stat_activity
     WHERE datname = CAST($1 AS TEXT) AND query LIKE 'SELECT pg_try_advisory_lock%'";
 const NO_SESSIONS: &str = "SELECT -COUNT(*) FROM pg_stat_activity WHERE datname = CAST($1 AS TEXT)";
@@ -91,7 +93,7 @@ struct Sessions<'s> {
 }
 
 impl Sessions<'_> {
-    /// Waits until there are at least `least` sessions.
+    /// Waits until the count that `sql` returns is at least `least`.
     async fn until(&self, least: i64, sql: &'static str) {
         let counted = || async {
             let database = self.database.clone();
@@ -107,7 +109,7 @@ fn name(db: &Db) -> String {
     db.database.url().rsplit('/').next().unwrap().to_owned()
 }
 
-/// Changes a subject `times` times.
+/// Makes `times` changes to one subject, each in a separate transaction.
 async fn change_each(store: Store, subject: u128, times: usize) {
     let sources = sources_of_one_process();
     for _ in 0..times {
@@ -116,7 +118,7 @@ async fn change_each(store: Store, subject: u128, times: usize) {
     }
 }
 
-/// Returns sources whose ids differ from those of other processes and calls.
+/// Returns sources whose ids differ from the ids of other processes and calls.
 fn sources_of_one_process() -> Sources {
     Sources { ids: Arc::new(TimeOrderedIds::new(SystemRandom)), ..sources() }
 }
@@ -126,7 +128,7 @@ async fn count(store: &Store, sql: &'static str) -> i64 {
     counted.unwrap().unwrap()
 }
 
-/// Waits until `what` returns at least `least`, with a timeout.
+/// Waits until `what` returns at least `least`. Panics after 60 seconds.
 async fn until<F: Future<Output = i64>>(least: i64, what: impl Fn() -> F) {
     let reached = async {
         while what().await < least {
@@ -137,7 +139,7 @@ async fn until<F: Future<Output = i64>>(least: i64, what: impl Fn() -> F) {
     assert!(in_time.is_ok(), "the count did not reach {least}; it is {}", what().await);
 }
 
-/// Process that runs one of the functions below. Dropping it kills the process.
+/// Separate process that runs one of the functions below. Dropping this value kills the process.
 struct Process(Child);
 
 impl Process {
@@ -168,7 +170,7 @@ impl Drop for Process {
     }
 }
 
-/// Run by the processes above; does nothing as a test.
+/// Code that the processes above run: writes until it is killed. As a normal test it does nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writes_until_killed() {
     let Ok(url) = std::env::var("KITH_TEST_WORKER") else { return };
@@ -189,7 +191,8 @@ async fn writes_until_killed() {
     callers.join_all().await;
 }
 
-/// Run by the processes above: assigns positions to what others write. Does nothing as a test.
+/// Code that the processes above run: assigns positions to events of other processes. As a normal test it
+/// does nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sequences_until_killed() {
     let Ok(url) = std::env::var("KITH_TEST_WORKER") else { return };

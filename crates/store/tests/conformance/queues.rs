@@ -1,4 +1,4 @@
-//! Bounded queues, deadlines, and groups of queued transactions.
+//! Tests of bounded queues, deadlines, and groups of queued transactions.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -16,7 +16,7 @@ contract! {
     closing_finishes_queued_transactions
 }
 
-/// Blocks every write thread of a store, so that later transactions queue.
+/// Blocks write threads of a store, so that later transactions are queued.
 pub struct Gate {
     release: Vec<mpsc::Sender<()>>,
     holders: tokio::task::JoinSet<Result<(), Error>>,
@@ -46,17 +46,18 @@ impl Gate {
                 tokio::task::yield_now().await;
             }
         };
-        // With more threads than the gate holds, PostgreSQL works through the queue meanwhile.
+        // On PostgreSQL other write threads can process the queue during this wait, so the count may not be
+        // reached.
         let is_postgres = db.store.kind() == EngineKind::Postgres;
         let max_wait = Duration::from_secs(if is_postgres { 2 } else { 60 });
         let filled = tokio::time::timeout(max_wait, filled).await;
         assert!(filled.is_ok() || is_postgres);
     }
 
-    /// Opens the gate when the store accepts no more work.
+    /// Opens the gate after the store has stopped accepting transactions.
     async fn open_once_closing(self, db: &Db) {
         let closing = async {
-            // If a probe is still accepted, its deadline prevents it from starting.
+            // If a probe is still accepted, its deadline prevents it from being started.
             let mut probes = tokio::task::JoinSet::new();
             loop {
                 let store = db.store.clone();
@@ -102,7 +103,7 @@ async fn hold(
     store.write_with_timeout(max_wait, run).await
 }
 
-/// Reopens the store with one write thread and a queue of four.
+/// Reopens the store with a queue of four transactions, and with one write thread.
 async fn narrow(db: Db) -> Db {
     db.reopened(|options| {
         options.write_queue = 4;

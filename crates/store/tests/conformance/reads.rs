@@ -1,4 +1,4 @@
-//! Reads: short ones run at once, long ones do not delay them, exports see one snapshot.
+//! Tests of reads: short reads run immediately, long reads do not delay them, and exports see one snapshot.
 
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ contract! {
     export_sees_one_snapshot
 }
 
-/// Counts to `n` in the database.
+/// Counts to `n` in the database, which takes long for a large `n`.
 fn count_to(q: &Query<'_>, n: i64) -> Result<i64, Error> {
     let sql = "WITH RECURSIVE c (n) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT n + 1 FROM c WHERE n < $1)
                SELECT MAX(n) FROM c";
@@ -66,7 +66,7 @@ async fn endless_read_is_stopped_at_deadline(db: Db) {
     let started = Instant::now();
     let endless: Result<i64, Error> = db.store.read(|q| count_to(q, i64::MAX)).await;
     assert!(matches!(endless, Err(Error::DeadlinePassed)), "{endless:?}");
-    // Counting that far would take years.
+    // Without the deadline, counting that far would take years.
     assert!(started.elapsed() < Duration::from_secs(60));
     db.add("afterwards").await.unwrap();
     assert_eq!(db.names().await, ["afterwards"]);

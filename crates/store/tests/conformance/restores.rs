@@ -1,5 +1,5 @@
-//! A dump restored on another server: its rows carry the transaction ids of the original server, which may be
-//! higher.
+//! Tests of a dump that is restored on another server. Its rows contain transaction ids of the original
+//! server, which may be higher than those of the new server.
 
 use kith_kernel::uuid::Uuid;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
@@ -9,12 +9,12 @@ use tokio_postgres::{Client, NoTls};
 use crate::sequencer::{all_events, assert_sequence, change};
 use crate::support::{Db, modules};
 
-/// Number of rows of each kind that had positions before the dump.
+/// Number of rows of each kind that already had positions in the dump.
 const SEQUENCED: i64 = 60_000;
 
-/// History of a server whose transaction ids start at 8,000,000,000: all rows below the watermark have
-/// positions, and three above it have not. Two changes on this server follow, of the same subject, before a
-/// sequencer runs.
+/// SQL that inserts the rows of a server whose transaction ids start at 8,000,000,000. All rows below the
+/// watermark have positions, and three rows above it have none. Before a sequencer runs, this server adds two
+/// changes to the same subject.
 const RESTORED: &str = "
     INSERT INTO outbox (id, at, kind, subject, recipients, payload, request_id, tx, ordinal)
         SELECT '00000000-0000-0000-0000-' || lpad(n::text, 12, '0'), 0, 'thing.changed',
@@ -56,7 +56,7 @@ async fn number(client: &Client, sql: &str) -> i64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// Waits until the sessions of the store have ended, which reports their statistics.
+/// Waits until the sessions of the store have ended. At their end they report their statistics.
 async fn until_alone(client: &Client) {
     let others = "SELECT COUNT(*) FROM pg_stat_activity
                   WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
@@ -70,7 +70,7 @@ async fn restored_events_are_sequenced_first_without_full_scans() {
     if postgres_url().is_none() {
         return;
     }
-    // A separate server, where no transaction of another test delays the watermark.
+    // The server is separate, so that no transaction of another test delays the watermark.
     let server = PostgresServer::start(PostgresServerOptions::default()).unwrap();
     let database = TestDatabase::postgres(&server.url("postgres")).await.unwrap();
     database.migrate(modules()).await.unwrap();
@@ -85,7 +85,7 @@ async fn restored_events_are_sequenced_first_without_full_scans() {
 
     let db = db.reopened(|_| {}).await;
     db.wait_for_positions(SEQUENCED + 5).await;
-    // One at a time, so that the statements run often enough for a generic plan.
+    // The events are written one at a time, so that the statements run often enough for a generic plan.
     for n in 6..=30 {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
@@ -95,7 +95,7 @@ async fn restored_events_are_sequenced_first_without_full_scans() {
     while number(&client, "SELECT low_tx FROM sequencer").await > 8_000_000_000 {
         tokio::task::yield_now().await;
     }
-    // The next sequencer continues at the watermark.
+    // The next sequencer continues at the saved watermark.
     let db = db.reopened(|_| {}).await;
     db.wait_for_positions(SEQUENCED + 30).await;
     db.store.close().await;
@@ -117,7 +117,7 @@ async fn restored_events_are_sequenced_first_without_full_scans() {
     assert_eq!(number(&client, unsealed).await, 0);
 }
 
-/// When the dump was made, more rows were without a position than one pass assigns.
+/// The dump contains more rows without a position than one pass processes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn restored_backlog_is_sequenced_once() {
     let Some(db) = Db::postgres().await else { return };

@@ -1,5 +1,5 @@
-//! The sequencer: positions without gap or double, order per subject, logs, the audit chain, cursors,
-//! take-over.
+//! Tests of the sequencer: positions without gaps or duplicates, order per subject, user logs, the audit
+//! chain, and restarts.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, mpsc};
@@ -12,19 +12,20 @@ use kith_store::{EngineKind, Error, NewEvent, SequencedEvent, Store, Tx, contrac
 use crate::support::{Db, ctx, event};
 
 contract! {
-    positions_are_dense_and_ordered_per_subject
+    positions_have_no_gaps_and_keep_subject_order
     rolled_back_events_get_no_position
-    user_logs_are_dense
+    user_log_offsets_have_no_gaps
     audit_chain_detects_tampering
     pending_events_of_consumer_are_not_removed
-    long_transaction_delays_no_other_and_is_sequenced
-    heads_persist_across_restart
+    long_transaction_does_not_delay_positions_of_other_events
+    positions_and_links_continue_after_restart
     watermark_is_saved_with_positions
     long_backlog_is_sequenced_completely
     removed_events_do_not_reset_numbering
 }
 
-/// Changes `subject` as a command would: locked first, its events numbered by what it read under the lock.
+/// Changes `subject` as a command would. It locks the subject first, and numbers the event by a counter that
+/// it reads under the lock.
 pub fn change(tx: &Tx<'_>, ctx: &kith_kernel::Ctx, subject: Uuid) -> Result<(), Error> {
     tx.lock("subject", [subject])?;
     let key = subject.to_string();
@@ -36,7 +37,7 @@ pub fn change(tx: &Tx<'_>, ctx: &kith_kernel::Ctx, subject: Uuid) -> Result<(), 
     Ok(())
 }
 
-/// All events, page by page.
+/// Returns all events, read page by page.
 pub async fn all_events(store: &Store) -> Vec<SequencedEvent> {
     let mut all: Vec<SequencedEvent> = Vec::new();
     loop {
@@ -48,7 +49,8 @@ pub async fn all_events(store: &Store) -> Vec<SequencedEvent> {
     }
 }
 
-/// No gap, no double, and each subject's events in the order in which they were committed.
+/// Asserts that the positions have no gaps or duplicates, and that the events of each subject are in commit
+/// order.
 pub fn assert_sequence(events: &[SequencedEvent], expected: usize) {
     assert_eq!(events.len(), expected);
     let mut last_of: HashMap<&str, i64> = HashMap::new();
@@ -61,7 +63,7 @@ pub fn assert_sequence(events: &[SequencedEvent], expected: usize) {
     }
 }
 
-async fn positions_are_dense_and_ordered_per_subject(db: Db) {
+async fn positions_have_no_gaps_and_keep_subject_order(db: Db) {
     let mut callers = tokio::task::JoinSet::new();
     for caller in 0..8_u128 {
         let (store, sources) = (db.store.clone(), db.sources.clone());
@@ -78,9 +80,9 @@ async fn positions_are_dense_and_ordered_per_subject(db: Db) {
     assert_eq!(db.store.stats().sequenced, 400);
 }
 
-/// Every node reads the rows above the watermark several times a second, so their number must not grow with the
-/// events of the last second. Transactions of other tests on the same server can hold the watermark back for a
-/// while, so five events in a row must move it.
+/// Every node reads the rows above the watermark several times a second, so the watermark must advance with
+/// each pass. Transactions of other tests on the same server can delay the watermark, so the test waits until
+/// it has advanced for five events in a row.
 async fn watermark_is_saved_with_positions(db: Db) {
     if db.store.kind() == EngineKind::Sqlite {
         return;
@@ -119,7 +121,7 @@ async fn rolled_back_events_get_no_position(db: Db) {
     assert_sequence(&all_events(&db.store).await, 5);
 }
 
-/// Emits an event for `recipients`.
+/// Emits an event for `recipients` in one transaction.
 async fn emit(db: &Db, recipients: &[UserId]) {
     let (ctx, recipients) = (db.ctx(), recipients.to_vec());
     let emitted: Result<(), Error> = db
@@ -135,7 +137,7 @@ async fn emit(db: &Db, recipients: &[UserId]) {
     emitted.unwrap();
 }
 
-async fn user_logs_are_dense(db: Db) {
+async fn user_log_offsets_have_no_gaps(db: Db) {
     let users: Vec<UserId> = (1..=3).map(|n| UserId(Uuid::from_u128(n))).collect();
     for round in 0..12 {
         emit(&db, &users[..=round % 3]).await;
@@ -175,7 +177,7 @@ async fn removed_events_do_not_reset_numbering(db: Db) {
     for _ in 0..3 {
         emit(&db, &users).await;
     }
-    // The second has no later one.
+    // The second user does not receive this event.
     emit(&db, &users[..1]).await;
     db.wait_for_positions(4).await;
     let at = db.sources.clock.now();
@@ -195,7 +197,7 @@ async fn removed_events_do_not_reset_numbering(db: Db) {
     assert_eq!(logs().await, [(4, 4), (5, 5), (3, 3), (4, 5)]);
     pass(&db, 5).await;
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
-    // The last entry of a log goes when a later one of its person does.
+    // The last entry of a log is removed only after the user has received a later one.
     assert_eq!(logs().await, [(5, 5), (3, 3), (4, 5)]);
     let outbox: Result<Option<i64>, Error> =
         db.store.read(|q| q.one("SELECT COUNT(*) FROM outbox", &[], |row| row.get(0))).await;
@@ -256,7 +258,7 @@ async fn pending_events_of_consumer_are_not_removed(db: Db) {
     assert_eq!(failures.unwrap(), [2], "the failure of a removed event is removed as well");
 }
 
-/// Moves the cursor of a consumer to `position`.
+/// Moves the cursor of the consumer `slow` to `position`.
 async fn pass(db: &Db, position: i64) {
     let sql = "INSERT INTO consumers (name, position, owner, leased_until, declared_at) VALUES ('slow', $1, '', 0, 0)
                ON CONFLICT (name) DO UPDATE SET position = excluded.position";
@@ -264,11 +266,11 @@ async fn pass(db: &Db, position: i64) {
     assert_eq!(passed.unwrap(), 1);
 }
 
-/// A transaction that started early and commits late: others get their places meanwhile, it gets its own
-/// afterwards.
-async fn long_transaction_delays_no_other_and_is_sequenced(db: Db) {
+/// A transaction starts early and commits late. Other events get their positions before its commit, and its
+/// event gets a position afterwards.
+async fn long_transaction_does_not_delay_positions_of_other_events(db: Db) {
     if db.store.kind() == EngineKind::Sqlite {
-        return; // Writers stand in one line there: nothing overlaps.
+        return; // On SQLite transactions run one at a time and cannot overlap.
     }
     let db = db.reopened(|options| options.deadline = Duration::from_secs(60)).await;
     let (wrote, has_written) = tokio::sync::oneshot::channel();
@@ -300,7 +302,7 @@ async fn long_transaction_delays_no_other_and_is_sequenced(db: Db) {
     assert_eq!(events[28].event.subject, Uuid::from_u128(1).to_string());
 }
 
-async fn heads_persist_across_restart(db: Db) {
+async fn positions_and_links_continue_after_restart(db: Db) {
     for round in 1..=3 {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
@@ -315,7 +317,7 @@ async fn heads_persist_across_restart(db: Db) {
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
 }
 
-/// More rows than one pass takes.
+/// There are more rows than one pass processes.
 async fn long_backlog_is_sequenced_completely(db: Db) {
     let ctx = db.ctx();
     let done: Result<(), Error> = db
@@ -331,7 +333,7 @@ async fn long_backlog_is_sequenced_completely(db: Db) {
     done.unwrap();
     db.wait_for_positions(4_500).await;
     assert_sequence(&all_events(&db.store).await, 4_500);
-    // Seals come with the positions, or a pass later.
+    // The audit links are written with the positions, or in a later pass.
     let sealed = async {
         while db.store.verify_audit().await.map_or(0, |chain| chain.links) < 4_500 {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Tests of SQLite only: the folder's lock, checkpoints, a full disk.
+//! Tests for SQLite only: the lock of the data folder, checkpoints, and a full disk.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use kith_store::{Error, OpenError, Store, params};
 use crate::support::{Db, add};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn folder_allows_one_store() {
+async fn data_folder_allows_only_one_store() {
     let db = Db::sqlite().await;
     let second =
         Store::open(db.options.clone()).await.err().expect("a second store in the same folder is rejected");
@@ -19,7 +19,7 @@ async fn folder_allows_one_store() {
     db.add("again").await.unwrap();
 }
 
-/// The log is truncated during writes, by a connection that is not the writer's.
+/// The write-ahead log is truncated during writes, by a connection other than the writer's.
 #[tokio::test(flavor = "multi_thread")]
 async fn wal_is_truncated_during_writes() {
     let db = Db::sqlite().await;
@@ -56,9 +56,9 @@ async fn wal_is_truncated_during_writes() {
     assert_eq!(left, 0, "closing empties the write-ahead log");
 }
 
-/// Only the writer itself finds a moment in which nothing is being written.
+/// Only the writer itself can restart the log, because only it knows when nothing is being written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn log_stays_bounded_while_the_writer_is_saturated() {
+async fn wal_size_is_bounded_while_writer_is_saturated() {
     const CALLERS: i64 = 1_000;
     let db = Db::sqlite().await;
     let log = db.database.folder().unwrap().join("kith.db-wal");
@@ -77,14 +77,15 @@ async fn log_stays_bounded_while_the_writer_is_saturated() {
         });
     }
     callers.join_all().await;
-    // The file does not shrink, so this is its maximum size.
+    // The file never shrinks, so its size is the maximum size that the log had.
     let max = std::fs::metadata(&log).unwrap().len() >> 20;
     assert!(max < 120, "the log grew to {max} MiB while 1,000 MiB were written");
     let now = db.store.stats().wal_bytes >> 20;
     assert!(now <= max, "{now} MiB");
 }
 
-/// A real full disk: a file system too small for the data. Needs root, as in CI.
+/// Uses a disk that is really full: a file system that is too small for the data. Mounting it needs root, as
+/// in CI.
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disk_loses_no_acknowledged_write() {
     let mount = tempfile::tempdir().unwrap();

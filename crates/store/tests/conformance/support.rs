@@ -1,4 +1,4 @@
-//! Test support: a database for each test, with a small schema and its commands.
+//! Test support: a database for each test, with a small schema and a few commands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl Db {
         Self { store, options, sources: sources(), database }
     }
 
-    /// Closes the store and reopens the same database with other options.
+    /// Closes the store and opens the same database again with changed options.
     pub async fn reopened(self, change: impl FnOnce(&mut StoreOptions)) -> Self {
         self.store.close().await;
         let Self { mut options, sources, database, store } = self;
@@ -62,7 +62,7 @@ impl Db {
         ctx(&self.sources)
     }
 
-    /// Adds a thing and waits until it is on disk.
+    /// Adds a row to `things` and waits until it is on disk.
     pub async fn add(&self, name: &str) -> Result<(), Error> {
         let name = name.to_owned();
         self.store.write(move |tx| add(tx, &name)).await
@@ -72,7 +72,7 @@ impl Db {
         self.store.read(names).await.unwrap()
     }
 
-    /// Waits until `count` events have positions.
+    /// Waits until `count` events have positions. Panics after 20 seconds.
     pub async fn wait_for_positions(&self, count: i64) {
         let mut head = self.store.watch_last_position();
         let reached = tokio::time::timeout(Duration::from_secs(20), head.wait_for(|head| *head >= count));
@@ -101,7 +101,7 @@ pub fn names(q: &Query<'_>) -> Result<Vec<String>, Error> {
     q.all("SELECT name FROM things ORDER BY name", &[], |row| row.get(0))
 }
 
-/// Returns an event about `subject` that carries `n`.
+/// Returns an event about `subject` whose payload contains `n`.
 pub fn event(subject: Uuid, n: i64) -> NewEvent {
     NewEvent {
         kind: "thing.changed",

@@ -1,4 +1,5 @@
-//! Outcomes of a transaction: the three kinds, failed statements, and panics in the closure.
+//! Tests of the outcomes of a transaction: the three kinds of outcome, failed statements, and panics in the
+//! closure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,11 +10,11 @@ use crate::support::{Db, add};
 
 contract! {
     committed_value_is_returned_and_stored
-    commit_refusal_keeps_changes
+    commit_refusal_commits_changes_and_returns_error
     rollback_discards_changes
     swallowed_statement_error_fails_transaction
     panic_rolls_back
-    dry_run_does_not_count
+    dry_run_changes_are_rolled_back
     constraint_error_differs_from_fault
     dropped_caller_does_not_cancel_commit
     long_trace_is_written_completely
@@ -33,7 +34,7 @@ async fn committed_value_is_returned_and_stored(db: Db) {
     assert_eq!(db.names().await, ["kept"]);
 }
 
-async fn commit_refusal_keeps_changes(db: Db) {
+async fn commit_refusal_commits_changes_and_returns_error(db: Db) {
     let ctx = db.ctx();
     let refused: Result<(), Refused> = db
         .store
@@ -107,7 +108,7 @@ async fn panic_rolls_back(db: Db) {
     assert_eq!(db.names().await, ["afterwards"]);
 }
 
-async fn dry_run_does_not_count(db: Db) {
+async fn dry_run_changes_are_rolled_back(db: Db) {
     let db = db.reopened(|options| options.runs_twice = true).await;
     let runs = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&runs);
@@ -143,7 +144,7 @@ async fn constraint_error_differs_from_fault(db: Db) {
     assert!(matches!(fault, Err(Error::Fault(_))), "{fault:?}");
 }
 
-/// The caller may stop waiting; a transaction that has started ends nevertheless.
+/// The caller stops waiting. A transaction that has started is committed nevertheless.
 async fn dropped_caller_does_not_cancel_commit(db: Db) {
     let (started, has_started) = tokio::sync::oneshot::channel();
     let started = std::sync::Mutex::new(Some(started));
@@ -164,7 +165,7 @@ async fn dropped_caller_does_not_cancel_commit(db: Db) {
     caller.abort();
     assert!(caller.await.is_err());
     go.send(()).unwrap();
-    // SQLite has one writer, PostgreSQL several; on both, a read sees the commit soon.
+    // SQLite has one writer and PostgreSQL several. On both, a read soon sees the commit.
     let seen = async {
         while db.names().await != ["kept"] {
             tokio::task::yield_now().await;
@@ -173,7 +174,7 @@ async fn dropped_caller_does_not_cancel_commit(db: Db) {
     tokio::time::timeout(std::time::Duration::from_secs(60), seen).await.unwrap();
 }
 
-/// More rows than one pipeline holds, without any statement before them.
+/// The trace has more rows than are sent in one pipeline, and no statement runs before it.
 async fn long_trace_is_written_completely(db: Db) {
     for length in [1, 16, 17, 100] {
         let ctx = db.ctx();

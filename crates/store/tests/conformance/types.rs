@@ -1,4 +1,5 @@
-//! Values are the same on both engines: types, order, NULL, placeholders, and values that are rejected.
+//! Tests that both engines treat values in the same way: types, order, NULL, placeholders, and values that
+//! are rejected.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
@@ -12,7 +13,7 @@ contract! {
     placeholders_are_numbered
     nul_in_text_is_rejected_before_database
     value_of_wrong_type_is_rejected
-    booleans_are_conditions_and_partial_indexes_hold
+    booleans_work_as_conditions_and_in_partial_indexes
     upserts_and_row_values_work
 }
 
@@ -114,7 +115,7 @@ async fn value_of_wrong_type_is_rejected(db: Db) {
     assert!(matches!(number_read_as_text, Err(Error::Fault(_))), "{number_read_as_text:?}");
 }
 
-async fn booleans_are_conditions_and_partial_indexes_hold(db: Db) {
+async fn booleans_work_as_conditions_and_in_partial_indexes(db: Db) {
     let insert = "INSERT INTO kinds (id, t, b) VALUES ($1, 'same', $2)";
     let stored: Result<i64, Error> = db
         .store

@@ -1,4 +1,4 @@
-//! Random operations on the engine and on the model, which must agree after each one.
+//! Random operations on the engine and on the model. Both must agree after each operation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +19,7 @@ const ATTEMPTS: i64 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ModelState {
-    /// Waiting until this time.
+    /// The job waits until this time.
     Waits(Timestamp),
     Runs {
         worker: i64,
@@ -30,7 +30,7 @@ pub enum ModelState {
 #[derive(Clone, Debug)]
 pub struct ModelJob {
     at: ModelState,
-    /// Token of the last claim, unless the claim was undone.
+    /// Token of the last claim; `None` if the claim was undone.
     token: Option<ClaimToken>,
     attempt: i64,
     failures: i64,
@@ -44,21 +44,22 @@ pub struct Sequence {
     second: Option<Jobs>,
     random: SeededRandom,
     pub jobs: BTreeMap<JobId, ModelJob>,
-    /// Time of the last heartbeat of each worker; evicted workers are removed.
+    /// Time of the last heartbeat of each worker. Evicted workers are removed.
     workers: BTreeMap<i64, Timestamp>,
-    /// Every claim ever made, including stale ones.
+    /// All claims that were made, including stale ones.
     pub claims: Vec<ClaimedJob>,
-    /// Completed jobs, with the number of acknowledged completions.
+    /// Number of acknowledged completions of each completed job.
     pub acknowledged: BTreeMap<JobId, usize>,
     pub steps: Vec<String>,
     /// Number of claims undone by crashes.
     pub undone: usize,
-    /// Server to crash, in sequences with crashes. Declared last, so that it is dropped last.
+    /// Server to be crashed, in sequences with crashes. The field is declared last, so that the server is
+    /// dropped last.
     server: Option<PostgresServer>,
 }
 
 impl Sequence {
-    /// Creates an empty sequence on `engine` and on a second node if there can be one.
+    /// Creates an empty sequence on `engine`, and on a second node on PostgreSQL.
     pub async fn new(engine: Engine, server: Option<PostgresServer>, seed: u64) -> Self {
         Self {
             second: engine.second().await,
@@ -74,13 +75,13 @@ impl Sequence {
         }
     }
 
-    /// Begins another sequence. Workers stay registered.
+    /// Starts another sequence with another seed. The workers remain registered.
     pub fn begin(&mut self, seed: u64) {
         self.random = SeededRandom::new(seed);
         self.steps.clear();
     }
 
-    /// Forgets ended jobs, so that they do not slow down the next sequence.
+    /// Removes all jobs from the model, so that they do not slow down the next sequence.
     pub fn forget_jobs(&mut self) {
         self.jobs.clear();
         self.claims.clear();
@@ -186,7 +187,7 @@ impl Sequence {
         }
     }
 
-    /// Reports the end of an attempt, by its owner or a former owner.
+    /// Reports the end of an attempt, which the sender may no longer own.
     async fn report(&mut self) {
         let Some(claimed) = self.pick(&self.claims) else { return };
         let (id, now) = (claimed.id, self.now());
@@ -342,7 +343,8 @@ impl Sequence {
         self.steps.push(format!("the database crashes; claims of {undone:?} are undone"));
     }
 
-    /// Lets the remaining workers continue until nothing is left to do.
+    /// Advances the clock and runs claims and reports until all jobs have ended, then compares all jobs with
+    /// the model.
     pub async fn end(&mut self) {
         for _ in 0..400 {
             if self.jobs.values().all(|job| matches!(job.at, ModelState::Finished(_))) {

@@ -1,4 +1,4 @@
-//! Sequencing passes: find committed rows without a position and assign one.
+//! Sequencing passes: find committed rows that have no position or link yet, and assign one to each.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ use crate::tx::{EngineSession, record};
 use crate::value::Param;
 use crate::{Error, Row, Tx, outbox};
 
-/// Maximum number of rows per pass.
+/// Maximum number of events, and of audit entries, per pass.
 const MAX_ROWS_PER_PASS: i64 = 2_000;
 
-/// Lowest regular transaction id of PostgreSQL. Smaller ones are special; 2 marks a frozen row.
+/// Lowest normal transaction id of PostgreSQL. Lower ids are special; 2 marks a frozen row.
 const FIRST_TX: i64 = 3;
 
-/// Interval at which the watermark is saved while there are no rows to place.
+/// Interval at which the watermark is saved while no rows need a position.
 const WATERMARK_SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State of the node that is the sequencer.
@@ -30,17 +30,18 @@ pub(super) struct LeaderState {
     heads: Heads,
     audit_keys: AuditKeys,
     /// Lower bound, in transaction ids of the original server, of rows from a restored dump that have no
-    /// position yet. `None` once all have one. Such rows come before those of this server.
+    /// position yet. `None` when all of these rows have a position. They get positions before the rows of
+    /// this server.
     restored: Option<i64>,
     /// Watermark: every committed row of this server with a lower transaction id has a position.
     low_tx: i64,
-    /// True until all rows have been scanned once, if no watermark was saved.
+    /// True until all rows have been scanned once. Set if no watermark was saved.
     catching_up: bool,
     watermark_saved_at: Instant,
     saved_low_tx: i64,
 }
 
-/// Saved watermark, and the transaction of this server that saved it.
+/// Saved watermark, and the id of the transaction of this server that saved it.
 #[derive(Clone, Copy)]
 struct SavedWatermark {
     low_tx: i64,
@@ -48,17 +49,18 @@ struct SavedWatermark {
 }
 
 impl LeaderState {
-    /// Returns the watermark after a pass, for the next sequencer; `None` while restored rows are placed.
+    /// Returns the watermark to save for the next sequencer after a pass. Returns `None` while restored rows
+    /// get positions.
     fn watermark_after(&self, reached: Option<i64>, oldest: i64) -> Option<i64> {
         self.restored.is_none().then(|| reached.map_or(oldest, |reached| reached.min(oldest)))
     }
 
-    /// Moves the watermark after a pass. `reached` is the transaction in which a full page ended. Returns
-    /// true if there may be more rows.
+    /// Updates the watermark after a pass. `reached` is the id of the transaction in which a full page ended.
+    /// Returns true if there may be more rows.
     fn advance(&mut self, reached: Option<i64>, oldest: i64) -> bool {
         match (&mut self.restored, reached) {
             (Some(restored), Some(reached)) => *restored = reached,
-            // Continue with the rows of this server.
+            // The next pass continues with the rows of this server.
             (restored @ Some(_), None) => *restored = None,
             (None, Some(reached)) => self.low_tx = reached.min(oldest),
             (None, None) => {
@@ -72,7 +74,8 @@ impl LeaderState {
 }
 
 impl Direct<'_> {
-    /// Starts to act as the sequencer. [`Self::acquire_leadership`] must hold the lock.
+    /// Starts to act as the sequencer. The caller must hold the sequencer's lock (see
+    /// [`Self::acquire_leadership`]).
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     pub(super) fn lead(&mut self) -> Result<(), Error> {
         let q = self.query(TransactionMode::Plain);
@@ -139,8 +142,8 @@ impl Direct<'_> {
         Ok(more)
     }
 
-    /// Creates a key for the next audit link if there is none. The sequencer's lock keeps other processes
-    /// from doing the same.
+    /// Creates a key for the next audit link if there is none. The sequencer's lock prevents other processes
+    /// from creating a key at the same time.
     fn ensure_audit_key(&mut self) -> Result<(), Error> {
         let Some(lead) = &self.lead else { return Ok(()) };
         let (next, keys) = (lead.heads.seal.n + 1, lead.audit_keys.clone());
@@ -154,7 +157,7 @@ impl Direct<'_> {
         Ok(())
     }
 
-    /// Reads the rows without a position, in one snapshot and one round trip.
+    /// Reads the rows that have no position or link, in one snapshot and one round trip.
     fn find(&self, lead: &LeaderState) -> Result<UnsequencedRows, Failure> {
         let oldest = self.connection.prepare(OLDEST_RUNNING)?;
         let (events, entries, from) = match lead.restored {
@@ -176,9 +179,9 @@ impl Direct<'_> {
         Ok(UnsequencedRows { oldest, events, entries })
     }
 
-    /// Inserts positions, deliveries and seals with a fixed number of statements, in one round trip. Unique
-    /// keys reject a position that is already assigned. The watermark is saved with them, so that a reader that looks
-    /// for rows without a position reads few others.
+    /// Inserts positions, deliveries and audit links with a fixed number of statements, in one round trip.
+    /// Unique keys reject a position that is already assigned. The watermark is saved in the same
+    /// transaction, so that a later search for rows without a position reads few other rows.
     fn write(&self, batch: &SequencedBatch, watermark: Option<i64>) -> Result<(), Failure> {
         let (positions, events): (Vec<_>, Vec<_>) =
             batch.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
@@ -191,8 +194,7 @@ impl Direct<'_> {
         let insert_positions = self.connection.prepare(INSERT_POSITIONS)?;
         let insert_deliveries = self.connection.prepare(INSERT_DELIVERIES)?;
         let insert_seals = self.connection.prepare(INSERT_SEALS)?;
-        // The notification is part of the transaction, so it is never sent for a position that was not
-        // committed.
+        // The notification is part of the transaction, so it is only sent if the positions are committed.
         let save = watermark.map(save_watermark_sql).unwrap_or_default();
         let end = format!("{save}; NOTIFY kith, '{}'; COMMIT", batch.heads.position);
         let client = &self.connection.client;
@@ -206,7 +208,7 @@ impl Direct<'_> {
         written.map(drop)
     }
 
-    /// Saves the watermark if it has moved without any row to place.
+    /// Saves the watermark if it has changed while no rows needed a position.
     fn save_watermark(&mut self) -> Result<(), Error> {
         let Some(lead) = &self.lead else { return Ok(()) };
         let is_kept = lead.saved_low_tx == lead.low_tx || lead.restored.is_some();
@@ -247,23 +249,23 @@ const INSERT_DELIVERIES: &str = "INSERT INTO user_logs (user_id, log_offset, pos
 const INSERT_SEALS: &str = "INSERT INTO audit_seals (n, entry_id, prev, hash)
      SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[])";
 
-/// Reads the watermark and the values that [`full_tx`] needs.
+/// SQL that reads the watermark, and the values that [`full_tx`] needs.
 const SELECT_WATERMARK: &str = "SELECT low_tx, CAST(CAST(xmin AS TEXT) AS BIGINT),
      CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) FROM sequencer WHERE id = 1";
 
-/// Oldest transaction that can still commit: all older rows are visible already. Also returns whether the
-/// server has become read-only.
+/// SQL that returns the id of the oldest transaction that can still commit. All rows of older transactions
+/// are already visible. The second column is true if the server has become read-only.
 const OLDEST_RUNNING: &str = "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT),
      current_setting('default_transaction_read_only') = 'on'";
 
-/// Restricts rows to transaction ids that this server can have assigned so far.
+/// Restricts rows to transaction ids that this server can already have assigned.
 macro_rules! of_this_server {
     ($tx:literal) => {
         concat!(" AND ", $tx, " < CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT)")
     };
 }
 
-/// Selects events without a position, in order of transaction id. For one subject this is commit order,
+/// Selects events without a position, in order of transaction id. For one subject this is the commit order,
 /// because a command locks its subject before its first write, which assigns the transaction id. The scalar
 /// subquery is evaluated per row; `NOT EXISTS` would hash all existing positions.
 macro_rules! events {
@@ -289,14 +291,14 @@ macro_rules! entries {
     };
 }
 
-/// With an upper bound, because rows restored from another server carry its transaction ids, which may be
-/// higher.
+/// The transaction ids have an upper bound, because rows restored from another server have transaction ids of
+/// that server, which can be higher.
 const UNSEQUENCED_EVENTS: &str = events!(of_this_server!("o.tx"));
 const UNSEALED_ENTRIES: &str = entries!(of_this_server!("a.tx"));
 const RESTORED_EVENTS: &str = events!("");
 const RESTORED_ENTRIES: &str = entries!("");
 
-/// Rows without a position, read in one snapshot.
+/// Rows without a position or link, read in one snapshot.
 struct UnsequencedRows {
     oldest: tokio_postgres::Row,
     events: Vec<tokio_postgres::Row>,
@@ -304,7 +306,8 @@ struct UnsequencedRows {
 }
 
 impl UnsequencedRows {
-    /// Returns the transaction in which a full page ended, where the next pass continues.
+    /// Returns the id of the transaction in which a full page ended. The next pass continues there. Returns
+    /// `None` if all rows were read.
     fn reached(&self) -> Result<Option<i64>, Error> {
         let last = |rows: &[tokio_postgres::Row], column| match rows.last() {
             Some(last) if rows.len() as i64 == MAX_ROWS_PER_PASS => Row::Postgres(last).get(column).map(Some),
@@ -319,8 +322,8 @@ fn read_unsequenced(row: &Row<'_>) -> Result<UnsequencedEvent, Error> {
     Ok(UnsequencedEvent { id: row.get(0)?, recipients: outbox::parse_recipients(&row.get::<String>(1)?)? })
 }
 
-/// Returns the 64-bit id of the transaction with the lower half `tx` that is older than `next`, or 0 if `tx`
-/// is a special id.
+/// Returns the 64-bit transaction id whose lower half is `tx` and that is lower than `next`. Returns 0 if
+/// `tx` is a special id.
 fn full_tx(tx: i64, next: i64) -> i64 {
     let (epoch, lower) = (next >> 32, next & 0xffff_ffff);
     let epoch = if tx < lower { epoch } else { epoch - 1 };

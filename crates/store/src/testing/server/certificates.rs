@@ -11,7 +11,8 @@ pub(super) const CA: &str = "ca.pem";
 pub(super) const CERTIFICATE: &str = "server.pem";
 pub(super) const KEY: &str = "server.key";
 
-/// Writes the authority, certificate and key into `folder`, readable by `owner` only.
+/// Writes the certificate authority, the certificate and its key into `folder`. Only `owner` can read the
+/// files.
 pub(super) fn write(folder: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     for (name, pem) in make().map_err(io::Error::other)? {
         let path = folder.join(name);

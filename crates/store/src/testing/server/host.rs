@@ -1,4 +1,4 @@
-//! Environment of a test server: programs, folder, user, port and processes.
+//! Environment of a test server: its programs, folder, user, port and processes.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,7 +15,8 @@ use super::PostgresServerError;
 /// Command that installs PostgreSQL on Debian and Ubuntu.
 pub const INSTALL: &str = "apt-get install -y postgresql";
 
-/// Shell script that stops the server when the process that holds the other end of its pipe has ended.
+/// Shell script that stops the server and removes its folder when the process that started it has ended. That
+/// process has the other end of the script's input pipe open.
 const WATCHDOG: &str = r#"
 read -r _
 if [ -s "$1/data/postmaster.pid" ]; then
@@ -26,10 +27,11 @@ fi
 rm -rf "$1"
 "#;
 
-/// Returns the folder with the programs of the newest installed server: Debian's folders first, then `PATH`.
+/// Returns the folder with the programs of the newest installed server. It searches Debian's folders first,
+/// then `PATH`.
 ///
 /// # Errors
-/// Returns an error that names the package if no server is installed.
+/// Returns an error if no server is installed. Its message contains the name of the package.
 pub fn find_bin() -> Result<PathBuf, PostgresServerError> {
     let complete = |bin: &Path| bin.join("initdb").is_file() && bin.join("postgres").is_file();
     let version = |path: &Path| path.file_name().and_then(OsStr::to_str)?.parse::<u32>().ok();
@@ -51,7 +53,8 @@ pub(super) fn make_folder(parent: Option<&Path>) -> io::Result<TempDir> {
     tempfile::Builder::new().prefix("kith-postgres-").tempdir_in(parent.unwrap_or(&env::temp_dir()))
 }
 
-/// Returns the user and group to run as if this process is root, because PostgreSQL refuses to run as root.
+/// Returns the user and group with which to run the server if this process is root, because PostgreSQL
+/// refuses to run as root. Returns `None` otherwise.
 pub(super) fn unprivileged(ours: &Path) -> io::Result<Option<(u32, u32)>> {
     if fs::metadata(ours)?.uid() != 0 {
         return Ok(None);
@@ -76,8 +79,8 @@ pub(super) fn start_watchdog(folder: &Path) -> io::Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
-/// Returns a free port outside the range of outgoing connections, so that it stays free while the server is
-/// stopped.
+/// Returns a free port outside the range used for outgoing connections, so that no other connection uses it
+/// while the server is stopped.
 pub(super) fn free_port() -> io::Result<u16> {
     let seed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let candidates = (0..10_000).map(|i| 20_000 + (seed.wrapping_add(i)) % 10_000);
@@ -85,7 +88,7 @@ pub(super) fn free_port() -> io::Result<u16> {
     free.next().ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse))
 }
 
-/// Returns the processes whose working directory is `folder`, as it is for every process of a server in its
+/// Returns the ids of the processes whose working directory is `folder`. All processes of a server run in its
 /// data folder.
 pub(super) fn processes_in(folder: &Path) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();

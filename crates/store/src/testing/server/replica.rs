@@ -7,8 +7,8 @@ use super::host::send;
 use super::{PostgresServer, PostgresServerError, READY_WITHIN, SUPERUSER, because};
 
 impl PostgresServer {
-    /// Starts an asynchronous streaming replica of this server. It is read-only until
-    /// [`PostgresServer::promote`].
+    /// Starts an asynchronous streaming replica of this server. The replica is read-only until
+    /// [`PostgresServer::promote`] is called.
     ///
     /// # Errors
     /// Returns [`PostgresServerError`] if the copy fails or the replica does not start.
@@ -22,12 +22,12 @@ impl PostgresServer {
         })
     }
 
-    /// Returns the URL of `database` with both servers, this one first.
+    /// Returns a URL of `database` that names both servers, this one first.
     pub fn url_with(&self, other: &Self, database: &str) -> String {
         format!("postgres://{SUPERUSER}@127.0.0.1:{},127.0.0.1:{}/{database}", self.port, other.port)
     }
 
-    /// Runs `statements` one by one, each in its own transaction, and returns their output.
+    /// Runs `statements` in order, each in a separate transaction, and returns their output.
     ///
     /// # Errors
     /// Returns [`PostgresServerError`] if a statement fails.
@@ -41,25 +41,25 @@ impl PostgresServer {
         Ok(self.finish(psql)?.trim().to_owned())
     }
 
-    /// Waits until this replica has replayed everything that `primary` has written.
+    /// Waits until this replica has replayed everything that `primary` has written so far.
     ///
     /// # Errors
-    /// Returns [`PostgresServerError`] if it has not caught up within two minutes.
+    /// Returns [`PostgresServerError`] if the replica has not caught up within two minutes.
     pub fn catch_up(&self, primary: &Self) -> Result<(), PostgresServerError> {
         let written = primary.run(&["SELECT pg_current_wal_insert_lsn()"])?;
         self.wait_for(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"))
     }
 
-    /// Disconnects this replica from its primary: later commits do not reach it.
+    /// Disconnects this replica from its primary, so that it does not receive later commits.
     ///
     /// # Errors
-    /// Returns [`PostgresServerError`] if it is still connected after two minutes.
+    /// Returns [`PostgresServerError`] if the replica is still connected after two minutes.
     pub fn stop_receiving(&self) -> Result<(), PostgresServerError> {
         self.run(&["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"])?;
         self.wait_for("SELECT count(*) = 0 FROM pg_stat_wal_receiver")
     }
 
-    /// Promotes this replica to a primary. It accepts writes when this returns.
+    /// Promotes this replica to a primary. It accepts writes when this function returns.
     ///
     /// # Errors
     /// Returns [`PostgresServerError`] if the promotion fails.
@@ -68,7 +68,7 @@ impl PostgresServer {
         self.wait_for("SELECT NOT pg_is_in_recovery()")
     }
 
-    /// Makes the server reject or accept writes, from each session's next transaction on.
+    /// Makes the server reject or accept writes. The setting applies to the next transaction of each session.
     ///
     /// # Errors
     /// Returns [`PostgresServerError`] if the server rejects the change.
@@ -76,18 +76,19 @@ impl PostgresServer {
         let value = if read_only { "on" } else { "off" };
         let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
         self.run(&["SET default_transaction_read_only = off", &set, "SELECT pg_reload_conf()"])?;
-        // The postmaster signals all sessions before it starts the one that reports the new setting.
+        // The postmaster signals all existing sessions before it starts the session that reports the new
+        // setting.
         self.wait_for(&format!("SELECT current_setting('default_transaction_read_only') = '{value}'"))
     }
 
-    /// Freezes all processes of this server with SIGSTOP. The kernel still accepts connections for them.
+    /// Stops all processes of this server with SIGSTOP. The kernel still accepts connections for them.
     ///
     /// # Errors
     /// Returns [`PostgresServerError`] if the signal cannot be sent.
     pub fn freeze(&mut self) -> Result<(), PostgresServerError> {
         let Some(postmaster) = self.pid() else { return Ok(()) };
         self.frozen = true;
-        // The postmaster first, so that it starts no further processes.
+        // The postmaster is stopped first, so that it cannot start other processes.
         send("STOP", postmaster).map_err(because("be frozen"))?;
         self.send_all("STOP");
         Ok(())
@@ -104,7 +105,7 @@ impl PostgresServer {
         Ok(())
     }
 
-    /// Runs a program to its end and returns its standard output.
+    /// Runs a program until it ends, and returns its standard output.
     pub(super) fn finish(&self, mut command: std::process::Command) -> Result<String, PostgresServerError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let done = command.stdin(Stdio::null()).output().map_err(because("run a program"))?;

@@ -118,7 +118,7 @@ async fn stale_item_edit_is_rejected(app: &TestApp) {
     send(&ada, Method::DELETE, &path, (IF_MATCH, &new), Value::Null).await.expect(204);
 }
 
-/// Of two concurrent edits with the same ETag exactly one succeeds, on one node and on two nodes.
+/// Exactly one of two concurrent edits with the same ETag succeeds, on one node and on two nodes.
 async fn one_of_concurrent_edits_wins(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.partners().bond_with(&ben).await;

@@ -1,4 +1,3 @@
-//! Modules: the interface of a feature to the rest of the server, as plain data in one list.
 //! Modules: each describes a feature of the server as plain data.
 
 use std::fmt;

@@ -174,6 +174,8 @@ pub fn migrations() -> Vec<ModuleMigrations> {
 #[cfg(test)]
 mod tests {
     use std::collections::{HashMap, HashSet};
+    use std::fs;
+    use std::path::{Path, PathBuf};
 
     use kith_platform::ModuleConsumer;
     use kith_platform::config::{Inputs, Mode};
@@ -286,6 +288,52 @@ mod tests {
             assert!(shown[section.name].is_object(), "{shown}");
         }
         assert!(names.contains("spaces"), "{names:?}");
+    }
+
+    /// Returns the non-test code of the platform without comments, and its default settings, by file.
+    fn platform_sources() -> Vec<(PathBuf, String)> {
+        let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../platform/src")];
+        let mut sources = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if [".rs", ".toml"].iter().any(|end| name.ends_with(end))
+                    && !["tests.rs", "testing.rs", "fuzzing.rs"].iter().any(|end| name.ends_with(end))
+                {
+                    let text = fs::read_to_string(&path).unwrap();
+                    let code = text.split("\n#[cfg(test)]\nmod tests").next().unwrap().lines();
+                    let code = code.filter(|line| !line.trim_start().starts_with(['#', '/']));
+                    sources.push((path, code.collect::<Vec<_>>().join("\n")));
+                }
+            }
+        }
+        sources
+    }
+
+    #[test]
+    fn platform_names_no_setting_path_or_tag_of_a_feature() {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let settings = |all: &[ConfigSection]| -> HashSet<String> {
+            reference::keys(all).iter().map(|key| key.split_once('.').unwrap().1.to_owned()).collect()
+        };
+        let settings: HashSet<_> = settings(&sections()).difference(&settings(&[])).cloned().collect();
+        let own = openapi::document(&[&kith_platform::MODULE, &DEVELOPMENT]);
+        let document = openapi::document(all());
+        let paths = document.paths.paths.keys().filter(|path| !own.paths.paths.contains_key(*path));
+        let quoted: Vec<_> = paths.map(|path| format!("\"{path}\"")).chain(["\"Demo\"".to_owned()]).collect();
+        assert!(settings.contains("lists_per_minute") && quoted.len() > 50, "{settings:?} {quoted:?}");
+        let sources = platform_sources();
+        assert!(sources.len() > 50, "{}", sources.len());
+        for (path, code) in sources {
+            // The keys are words such as `max_bytes`, which other code of the platform may use as well.
+            let is_config = path.parent().is_some_and(|folder| folder.ends_with("config"));
+            let named = code.split(|c| !is_word(c)).find(|word| is_config && settings.contains(*word));
+            assert_eq!(named, None, "{} names a setting of a feature", path.display());
+            let named = quoted.iter().find(|name| code.contains(*name));
+            assert_eq!(named, None, "{} names a path or tag of a feature", path.display());
+        }
     }
 
     #[test]

@@ -46,3 +46,27 @@ fn show(command: &Command) -> String {
     let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
     std::iter::once(name).chain(words).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the features `testing` and `fuzzing` that a build of `kith` with these edges activates.
+    fn test_features(edges: &str) -> Vec<String> {
+        let mut tree = cargo().expect("the workspace");
+        tree.args(["tree", "--offline", "-p", "kith", "--prefix", "none", "-e", edges]);
+        let output = tree.output().expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("the tree is UTF-8");
+        let is_of_tests = |line: &&str| {
+            line.starts_with("kith-") && (line.contains("\"testing\"") || line.contains("\"fuzzing\""))
+        };
+        text.lines().filter(is_of_tests).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn released_binary_has_no_test_features() {
+        assert_eq!(test_features("features,no-dev"), [""; 0]);
+        assert!(!test_features("features").is_empty(), "the tests of kith use the feature `testing`");
+    }
+}

@@ -21,7 +21,7 @@ pub enum Field {
     /// Second, 0 to 59. It is the first of six or seven fields.
     Second,
     /// Minute, 0 to 59.
-    MinuteCounts,
+    Minute,
     /// Hour, 0 to 23.
     Hour,
     /// Day of the month, 1 to 31.
@@ -123,7 +123,7 @@ impl Pattern {
         };
         Ok(Self {
             seconds: mask(Field::Second, second)?,
-            minutes: mask(Field::MinuteCounts, rest[0])?,
+            minutes: mask(Field::Minute, rest[0])?,
             hours: mask(Field::Hour, rest[1])?,
             days: days(rest[2])?,
             months: mask(Field::Month, rest[3])?,
@@ -143,7 +143,7 @@ impl Pattern {
 impl Field {
     fn bounds(self) -> (u32, u32) {
         match self {
-            Self::Second | Self::MinuteCounts => (0, 59),
+            Self::Second | Self::Minute => (0, 59),
             Self::Hour => (0, 23),
             Self::DayOfMonth => (1, 31),
             Self::Month => (1, 12),
@@ -223,7 +223,7 @@ impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Second => "second",
-            Self::MinuteCounts => "minute",
+            Self::Minute => "minute",
             Self::Hour => "hour",
             Self::DayOfMonth => "day of month",
             Self::Month => "month",

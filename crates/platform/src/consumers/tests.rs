@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, days};
-use kith_store::{Error, NewEvent, Tx};
+use kith_store::{Error, NewEvent, Tx, TxOutcome};
 
 use super::operator::{ConsumerCommand, ConsumerReply, execute};
 use super::{HandlerError, ModuleConsumer, NodeEvent};
@@ -110,6 +110,34 @@ async fn hook_does_not_run_for_a_transaction_that_is_rolled_back() {
     });
     assert!(refused.await.is_err());
     assert_eq!(hook_runs(&subject.to_string()), 0);
+}
+
+#[tokio::test]
+async fn events_of_a_committed_refusal_are_counted_once() {
+    let test = server().await;
+    let ctx = test.app.system_ctx("test");
+    let write = async |is_committed: bool| {
+        let refused = test.app.write(&ctx, move |tx: &Tx<'_>, ctx: &Ctx| {
+            tx.emit(ctx, event_about("thing.done", Uuid::nil(), ""));
+            let refusal = Error::unavailable("on purpose");
+            match is_committed {
+                true => TxOutcome::<(), _>::CommitRefusal(refusal),
+                false => TxOutcome::Rollback(refusal),
+            }
+        });
+        assert!(refused.await.is_err());
+    };
+    let counted = |n: u32| {
+        let (text, line) =
+            (test.app.metrics.to_text(), format!("kith_events_total{{kind=\"thing.done\"}} {n}"));
+        assert!(text.lines().any(|own| own == line), "{line} is missing in {text}");
+    };
+    write(false).await;
+    counted(0);
+    write(true).await;
+    counted(1);
+    write(true).await;
+    counted(2);
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ const DEPRECATED: Tag = Tag {
     description: "Former paths. They behave like their replacements and share their rate limits.",
 };
 /// Tags that come after the tags of the modules, in this order.
-const LAST: &[&str] = &[ADMINISTRATION.name, SYSTEM_TAG.name, "Development", "Demo", DEPRECATED.name];
+const LAST: &[&str] = &[ADMINISTRATION.name, SYSTEM_TAG.name, DEPRECATED.name];
 /// Extension that contains the position of an operation within its tag. The page at `/docs` sorts by it.
 const ORDER: &str = "x-order";
 

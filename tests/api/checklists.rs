@@ -3,11 +3,11 @@
 
 use std::process::{Command, Stdio};
 
-use kith_platform::config::{Config, Inputs, Limits};
+use kith_platform::config::{Config, Inputs};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{PASSWORD, TestApp, bare_kith, on_every_engine, successful_stdout};
+use crate::support::{PASSWORD, TestApp, bare_kith, on_every_engine, restore_limits, successful_stdout};
 
 const PAGE: &str = include_str!("../../docs/from-the-checklists.md");
 const SECRET: &str = "a secret of thirty-two bytes or more";
@@ -24,7 +24,7 @@ on_every_engine! {
 }
 
 fn with_limits(config: &mut Config) {
-    config.limits = Limits { ..Config::default().limits };
+    restore_limits(config);
 }
 
 /// Returns the rows of the page: the text that a checklist prints, and the page's statement about it.

@@ -13,7 +13,7 @@ use kith_kernel::seconds;
 use kith_platform::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Engine, PASSWORD, TestApp, X_REQUEST_ID, on_every_engine};
+use crate::support::{Engine, PASSWORD, TestApp, X_REQUEST_ID, on_every_engine, restore_limits};
 
 const REGISTER: &str = "/api/v1/auth/register";
 
@@ -249,12 +249,8 @@ async fn unchanged_resource_returns_304(app: &TestApp) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn default_limits_are_enforced() {
     let usual = Config::default().limits;
-    let lists_per_minute = 60;
-    let restore = |config: &mut Config| {
-        config.limits = Config::default().limits;
-        config.change_section(|partners: &mut BondSettings| partners.lists_per_minute = lists_per_minute);
-    };
-    let app = TestApp::start_with(Engine::Sqlite, Engine::Sqlite.database().await, restore).await;
+    let lists_per_minute = Config::default().section::<BondSettings>().lists_per_minute;
+    let app = TestApp::start_with(Engine::Sqlite, Engine::Sqlite.database().await, restore_limits).await;
     let ada = app.user("ada").await.signed_in().await;
     let anonymous = app.anonymous();
     let failed_login = json!({ "email": "nobody@example.org", "password": "wrong horse" });

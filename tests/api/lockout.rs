@@ -32,7 +32,7 @@ on_every_engine! {
     current_password_checks_count_as_guesses,
     taken_address_is_reported_ten_times_per_hour,
     taken_addresses_do_not_block_registration,
-    concurrent_reports_of_taken_address_are_limited,
+    concurrent_registrations_with_taken_address_are_limited,
 }
 
 /// Configures the server to trust the client address that `at` sends in `X-Forwarded-For`.
@@ -282,7 +282,7 @@ async fn taken_addresses_do_not_block_registration(app: &TestApp) {
     register(&client, "neighbour@example.org").await.expect(201);
 }
 
-async fn concurrent_reports_of_taken_address_are_limited(app: &TestApp) {
+async fn concurrent_registrations_with_taken_address_are_limited(app: &TestApp) {
     let ada = app.user("ada").await;
     let client = at(app, "203.0.113.7");
     let statuses = join_all((0..25).map(async |_| register(&client, &ada.email).await.status)).await;

@@ -128,11 +128,11 @@ async fn admin_create_creates_administrators(engine: Engine) {
     assert_eq!(role(&client, "dora@example.org").await, "admin");
     let link = folder.folder().join("first-admin-link");
     assert!(!link.exists(), "a link exists although there is an administrator");
-    addresses_are_settled(&folder, &client).await;
+    verify_addresses(&folder, &client).await;
 }
 
 /// Verifies and releases addresses while a server runs.
-async fn addresses_are_settled(folder: &OperatorFolder, client: &Client) {
+async fn verify_addresses(folder: &OperatorFolder, client: &Client) {
     let registered =
         |email: &'static str| json!({ "email": email, "password": PASSWORD, "display_name": "X" });
     client.post("/api/v1/auth/register", registered("eve@example.org")).await.expect(201);

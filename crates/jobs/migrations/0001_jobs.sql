@@ -106,7 +106,7 @@ CREATE TABLE job_dependencies (
 CREATE INDEX job_dependencies_of_job ON job_dependencies (job);
 
 -- Ended jobs that have dependents left to update, because one transaction updates a limited number. Usually empty.
-CREATE TABLE job_settlements (
+CREATE TABLE job_dependent_updates (
     id SERIAL_ID,
     job BIGINT NOT NULL,
     state BIGINT NOT NULL,
@@ -528,7 +528,7 @@ DROP TABLE job_log_segment_0;
 DROP TABLE job_history_segment_0;
 DROP TABLE job_history_ring;
 DROP TABLE job_dead_letters;
-DROP TABLE job_settlements;
+DROP TABLE job_dependent_updates;
 DROP TABLE job_dependencies;
 DROP TABLE job_unique_keys;
 DROP TABLE jobs;

@@ -76,8 +76,8 @@ where
     outcomes
 }
 
-/// Returns the error for the requests that follow a request that failed in an outage. They were not tried, so
-/// they are known not to be written.
+/// Returns the error for requests of a batch that were not tried because an earlier one failed in an outage.
+/// None of them was written, so [`Error::OutcomeUnknown`] is replaced by [`Error::Unavailable`].
 fn untried<E: From<Error> + Clone>(error: &E, cause: Cause<E>) -> E {
     match cause(error) {
         Some(Error::OutcomeUnknown(_)) => {

@@ -6,9 +6,9 @@ use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Tx};
 use sha2::{Digest, Sha256};
 
+use crate::dependents::DependentUpdateBudget;
 use crate::model::{Enqueued, Invalid, JobId, JobState};
 use crate::new_job::{NewJob, OnConflict, OnFailure, Unique};
-use crate::settle::DependentUpdateBudget;
 use crate::{queue_channel, rows};
 
 /// Reason why a job was not enqueued.
@@ -124,8 +124,8 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     }
     if let Some(other) = failed.filter(|_| job.on_failure == OnFailure::Die) {
         let why = format!("dependency {other} has failed");
-        if let Some(left) = crate::settle::move_waiting_to_dead_letters(tx, id, &why, now)? {
-            crate::settle::settle(
+        if let Some(left) = crate::dependents::move_waiting_to_dead_letters(tx, id, &why, now)? {
+            crate::dependents::release_dependents(
                 tx,
                 &left,
                 JobState::Dead,

@@ -8,14 +8,14 @@ use std::time::Duration;
 use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Query, Tx};
 
+use crate::dependents::{DependentUpdateBudget, release_dependents};
 use crate::model::{
     Attempt, ClaimToken, Failure, JobError, JobId, JobOutput, JobRecord, JobState, MAX_CRASHES,
     MAX_PAYLOAD_BYTES,
 };
 use crate::rows::attempts::AttemptRow;
 use crate::rows::ended::AttemptEnd;
-use crate::rows::unsettled::UnsettledJob;
-use crate::settle::{DependentUpdateBudget, settle};
+use crate::rows::releases::JobRelease;
 use crate::{queue_channel, rows};
 
 /// Maximum number of failures stored per job.
@@ -85,7 +85,7 @@ pub fn report<R: Borrow<AttemptReport>>(
     for left in left.iter().filter(|left| left.unique_key.is_some() || left.has_dependents) {
         let result = done.iter().find(|(_, one, _)| one.attempt.job == left.id);
         let result = result.and_then(|(_, _, done)| done.result.as_deref());
-        settle(tx, left, JobState::Completed, result, ctx.now, &mut budget)?;
+        release_dependents(tx, left, JobState::Completed, result, ctx.now, &mut budget)?;
     }
     for (at, one) in reports.iter().enumerate() {
         let too_large;
@@ -190,7 +190,7 @@ fn end_as_cancelled(
     };
     let left = rows::ended::end(tx, segment, &[ending], now)?;
     let Some(left) = left.first() else { return Ok(ReportOutcome::Stale) };
-    settle(tx, left, JobState::Cancelled, None, now, budget)?;
+    release_dependents(tx, left, JobState::Cancelled, None, now, budget)?;
     Ok(ReportOutcome::Finished(JobState::Cancelled))
 }
 
@@ -209,7 +209,7 @@ fn move_to_dead_letters(
     let Some(left) = rows::ended::delete_owned(tx, attempt)? else {
         return Err(Error::fault("a locked job was ended by another transaction"));
     };
-    settle(tx, &left, JobState::Dead, None, now, budget)?;
+    release_dependents(tx, &left, JobState::Dead, None, now, budget)?;
     Ok(ReportOutcome::Finished(JobState::Dead))
 }
 
@@ -246,8 +246,8 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
             rows::ended::find_dead(tx, job)?.is_some() || rows::ended::find_in_history(tx, job)?.is_some();
         return Ok(if known { CancelOutcome::AlreadyEnded } else { CancelOutcome::Unknown });
     };
-    let left = UnsettledJob { id: job, unique_key, has_dependents };
-    settle(tx, &left, JobState::Cancelled, None, ctx.now, &mut DependentUpdateBudget::default())?;
+    let left = JobRelease { id: job, unique_key, has_dependents };
+    release_dependents(tx, &left, JobState::Cancelled, None, ctx.now, &mut DependentUpdateBudget::default())?;
     Ok(CancelOutcome::Cancelled)
 }
 

@@ -7,6 +7,7 @@
 
 mod batch;
 mod claim;
+mod dependents;
 mod enqueue;
 mod enqueuer;
 mod finish;
@@ -24,7 +25,6 @@ mod retry;
 mod revive;
 mod rows;
 pub mod schedules;
-mod settle;
 mod stats;
 mod workers;
 

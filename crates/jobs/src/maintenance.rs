@@ -55,7 +55,7 @@ impl Jobs {
         let ctx = self.ctx();
         self.evict_expired_workers().await?;
         self.end_overdue().await?;
-        self.settle_deferred().await?;
+        self.run_deferred_updates().await?;
         self.write_counts().await?;
         let apart = |last: Timestamp, every| ctx.now < last || ctx.now >= last + every;
         if apart(last.sampled_at, SAMPLE_INTERVAL) {

@@ -87,7 +87,7 @@ impl DataFolder {
                 holder: holder.unwrap_or("another process").to_owned(),
             });
         }
-        write_holder(&mut lock).map_err(cannot(&path))?;
+        write_lock_owner(&mut lock).map_err(cannot(&path))?;
         Ok(Self { lock, folder: itself })
     }
 }
@@ -130,7 +130,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Writes the program name and the process id of this process into the lock file.
-fn write_holder(lock: &mut File) -> io::Result<()> {
+fn write_lock_owner(lock: &mut File) -> io::Result<()> {
     let name = std::env::args_os().next().map(PathBuf::from);
     let name = name.as_deref().and_then(Path::file_name).unwrap_or_default();
     lock.set_len(0)?;

@@ -11,7 +11,8 @@ use crate::postgres::fuzzing::address;
 /// Fuzz targets of this crate.
 pub const TARGETS: &[Target] = &[("store", store)];
 
-/// Checks control-socket messages and database URLs.
+/// Fuzz target: parses `data` as database URLs and as a control-socket message. A message that parses must
+/// be equal after it is written and parsed again.
 pub fn store(mut data: &[u8]) {
     if let Ok(text) = str::from_utf8(data) {
         text.lines().for_each(address);

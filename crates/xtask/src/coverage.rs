@@ -72,7 +72,7 @@ impl LineCounts {
 /// Returns an error if a test fails or the coverage is too low.
 pub fn coverage(args: &Args) -> Result<()> {
     if args.mode.is_smoke() {
-        return one_crate();
+        return measure_smoke_crate();
     }
     if !args.report_only {
         measure(args)?;
@@ -138,7 +138,7 @@ fn measure(args: &Args) -> Result<()> {
 
 /// Builds the tests of one small crate with instrumentation, runs them, and counts the covered lines. Does
 /// not need cargo-llvm-cov. If LLVM's tools are not installed, no lines are counted.
-fn one_crate() -> Result<()> {
+fn measure_smoke_crate() -> Result<()> {
     let root = root()?;
     let profiles = root.join(SMOKE_PROFILES);
     if profiles.exists() {

@@ -13,7 +13,7 @@ use kith_automation::jobs::QueueSettings;
 use kith_bonds::bonds::BondSettings;
 use kith_kernel::{Clock as _, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp};
 use kith_platform::App;
-use kith_platform::config::{Config, Limits, Secret};
+use kith_platform::config::{Config, Limits, Secret, Settings};
 use kith_store::Store;
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
@@ -256,6 +256,17 @@ impl TestApp {
     pub fn db(&self) -> &Store {
         &self.nodes[0].app.db
     }
+}
+
+/// Restores the default rate limits, which the servers of the tests do not have.
+pub fn restore_limits(config: &mut Config) {
+    config.limits = Config::default().limits;
+    config.change_section(|partners: &mut BondSettings| *partners = default_section());
+    config.change_section(|queues: &mut QueueSettings| *queues = default_section());
+}
+
+fn default_section<S: Settings>() -> S {
+    S::clone(&Config::default().section())
 }
 
 fn config(database: &TestDatabase, folder: &Path) -> Config {

@@ -18,7 +18,7 @@ mod trace;
 mod trials;
 
 pub use api_keys::{API_KEYS, ApiKey};
-pub use app::{PASSWORD, TestApp, TestUser, race};
+pub use app::{PASSWORD, TestApp, TestUser, race, restore_limits};
 pub use browser::Browser;
 pub use client::{Client, TestResponse, X_REQUEST_ID};
 pub use engine::Engine;

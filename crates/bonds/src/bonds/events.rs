@@ -124,7 +124,7 @@ pub fn invite_created(inviter: UserId) -> NewEvent {
     user_event(INVITE_CREATED, inviter)
 }
 
-/// An invite was spent.
+/// An invite was redeemed.
 pub fn invite_spent(inviter: UserId) -> NewEvent {
     user_event(INVITE_SPENT, inviter)
 }

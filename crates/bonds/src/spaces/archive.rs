@@ -108,7 +108,7 @@ fn archive(tx: &Tx<'_>, ctx: &Ctx, shared: &SpaceWithMembers) -> Result<(), Erro
 fn start_holds(tx: &Tx<'_>, run: &PurgeRun, retention: Duration, limit: i64) -> Result<(), Error> {
     let until = run.now - retention;
     rows::stop_archive_holds(tx, until)?;
-    rows::start_archive_holds(tx, until, run, days(HOLD_DAYS), limit)
+    rows::schedule_archive_purges(tx, until, run, days(HOLD_DAYS), limit)
 }
 
 /// Purges up to `limit` archives. If an archive cannot be purged, continues with the next one.

@@ -117,7 +117,7 @@ pub(super) fn count_keys(
     }
     for (key, started) in started {
         let (_, since, used) = remaining_starts(rate, rows::queues::find_window(tx, queue, key)?, now);
-        rows::queues::save_window(tx, queue, key, since, used + started)?;
+        rows::queues::save_rate_window(tx, queue, key, since, used + started)?;
     }
     Ok(())
 }

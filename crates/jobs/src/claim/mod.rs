@@ -198,7 +198,7 @@ pub(crate) fn claim(
     if let Some((since, used)) = window
         && !claim.jobs.is_empty()
     {
-        rows::queues::save_window(tx, queue, "", since, used + claim.jobs.len() as i64)?;
+        rows::queues::save_rate_window(tx, queue, "", since, used + claim.jobs.len() as i64)?;
     }
     Ok((claim, marks))
 }

@@ -19,19 +19,23 @@ pub fn set_has_dependents(tx: &Tx<'_>, job: JobId) -> Result<bool, Error> {
 }
 
 /// Final state of a job, to be recorded for the jobs that depend on it.
-pub struct Settlement {
+pub struct DependentUpdate {
     pub job: JobId,
     pub state: JobState,
     pub result: Option<String>,
 }
 
 row_columns! {
-    settlement_columns => Settlement { job = "job", state = "state", result = "result" }
+    dependent_update_columns => DependentUpdate { job = "job", state = "state", result = "result" }
 }
 
 /// Records the final state of a job for up to `limit` dependent jobs for which it is not recorded yet.
 /// Returns the ids and failure policies of these dependent jobs.
-pub fn settle(tx: &Tx<'_>, ended: &Settlement, limit: i64) -> Result<Vec<(JobId, i64)>, Error> {
+pub fn update_dependents(
+    tx: &Tx<'_>,
+    ended: &DependentUpdate,
+    limit: i64,
+) -> Result<Vec<(JobId, i64)>, Error> {
     tx.all(
         "UPDATE job_dependencies SET state = $2, result = $3 WHERE depends_on = $1 AND state IS NULL AND job IN (
              SELECT d.job FROM job_dependencies d WHERE d.depends_on = $1 AND d.state IS NULL ORDER BY d.job LIMIT $4)
@@ -41,30 +45,31 @@ pub fn settle(tx: &Tx<'_>, ended: &Settlement, limit: i64) -> Result<Vec<(JobId,
     )
 }
 
-/// Queues a settlement, so that maintenance records the final state for the remaining dependent jobs.
-pub fn defer_settlement(tx: &Tx<'_>, ended: &Settlement) -> Result<(), Error> {
+/// Defers the rest of recording the final state of a job for its dependent jobs: maintenance continues it.
+pub fn defer_dependent_update(tx: &Tx<'_>, ended: &DependentUpdate) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO job_settlements (job, state, result) VALUES ($1, $2, $3)",
+        "INSERT INTO job_dependent_updates (job, state, result) VALUES ($1, $2, $3)",
         params![ended.job, ended.state.number(), ended.result],
     )?;
     Ok(())
 }
 
-/// Returns true if a settlement is queued.
-pub fn has_settlements(q: &Query<'_>) -> Result<bool, Error> {
-    Ok(q.one("SELECT 1 FROM job_settlements LIMIT 1", &[], |_| Ok(()))?.is_some())
+/// Returns true if the final state of a job still has to be recorded for some of its dependent jobs.
+pub fn has_dependent_updates(q: &Query<'_>) -> Result<bool, Error> {
+    Ok(q.one("SELECT 1 FROM job_dependent_updates LIMIT 1", &[], |_| Ok(()))?.is_some())
 }
 
-/// Removes and returns up to `limit` queued settlements, oldest first.
-pub fn take_settlements(tx: &Tx<'_>, limit: i64) -> Result<Vec<Settlement>, Error> {
+/// Removes and returns up to `limit` jobs whose final state is still to be recorded for some dependent jobs,
+/// oldest first.
+pub fn take_dependent_updates(tx: &Tx<'_>, limit: i64) -> Result<Vec<DependentUpdate>, Error> {
     tx.all(
         concat!(
-            "DELETE FROM job_settlements WHERE id IN (SELECT s.id FROM job_settlements s ORDER BY s.id LIMIT $1)
+            "DELETE FROM job_dependent_updates WHERE id IN (SELECT s.id FROM job_dependent_updates s ORDER BY s.id LIMIT $1)
              RETURNING ",
-            settlement_columns!()
+            dependent_update_columns!()
         ),
         params![limit],
-        Settlement::read_row,
+        DependentUpdate::read_row,
     )
 }
 

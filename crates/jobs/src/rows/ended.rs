@@ -3,7 +3,7 @@
 use kith_kernel::Timestamp;
 use kith_store::{Columns, Error, FromRow as _, Query, Row, Tx, Values, params, row_columns};
 
-use super::unsettled::UnsettledJob;
+use super::releases::JobRelease;
 use super::{read_ended_from, statements};
 use crate::model::{Attempt, ClaimToken, JobId, JobRecord, JobState, LogLine};
 
@@ -23,7 +23,7 @@ pub fn end(
     segment: usize,
     endings: &[AttemptEnd<'_>],
     now: Timestamp,
-) -> Result<Vec<UnsettledJob>, Error> {
+) -> Result<Vec<JobRelease>, Error> {
     let states: Vec<_> = endings.iter().map(|one| one.state.number()).collect();
     let results: Vec<_> = endings.iter().map(|one| one.result).collect();
     let ids: Vec<_> = endings.iter().map(|one| one.id).collect();
@@ -36,7 +36,7 @@ pub fn end(
         Values::Ints(&attempts),
         Values::Ints(&tokens),
     ];
-    tx.bulk(&statements::END[segment], params![now], &columns, UnsettledJob::read_row)
+    tx.bulk(&statements::END[segment], params![now], &columns, JobRelease::read_row)
 }
 
 /// Copies a job that is not running to the history as cancelled. The caller deletes it from the live jobs.
@@ -70,14 +70,14 @@ pub fn insert_dead(
 }
 
 /// Deletes a running job from the live jobs. Returns `None` if `of` is not its current attempt.
-pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<UnsettledJob>, Error> {
+pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<JobRelease>, Error> {
     tx.one(
         states!(
             "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running}
          RETURNING id, unique_key, has_dependents"
         ),
         params![of.job, of.attempt, of.token.number()],
-        UnsettledJob::read_row,
+        JobRelease::read_row,
     )
 }
 

@@ -43,9 +43,9 @@ pub mod ended;
 pub mod inserts;
 pub mod live;
 pub mod queues;
+pub mod releases;
 pub mod schedules;
 pub mod statements;
-pub mod unsettled;
 pub mod workers;
 
 use std::time::Duration;

@@ -68,7 +68,7 @@ pub fn find_window(q: &Query<'_>, queue: &str, key: &str) -> Result<Option<(Time
     q.one(sql, params![queue, key], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
-pub fn save_window(
+pub fn save_rate_window(
     tx: &Tx<'_>,
     queue: &str,
     key: &str,

@@ -9,7 +9,7 @@
 
 use kith_store::{Bulk, Statement};
 
-use super::unsettled::unsettled_columns;
+use super::releases::job_release_columns;
 
 /// Number of history segments.
 pub const SEGMENTS: usize = 8;
@@ -187,7 +187,7 @@ macro_rules! per_segment {
                          retry, limit_key, started_at, $1, $3, errors, source, created_at
                      FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = {running}")),
                 states!(concat!("DELETE FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = {running}
-                 RETURNING ", unsettled_columns!())),
+                 RETURNING ", job_release_columns!())),
             ],
             all: states!(concat!("WITH ended AS (
                      DELETE FROM jobs j
@@ -204,7 +204,7 @@ macro_rules! per_segment {
                      SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
                          timeout_ms, retry, limit_key, started_at, $1::bigint, result, errors, source, created_at
                      FROM ended)
-                 SELECT ", unsettled_columns!(), " FROM ended")),
+                 SELECT ", job_release_columns!(), " FROM ended")),
         }),+];
 
         /// Copies a job that is not running to the history as cancelled; one statement per segment.

@@ -160,8 +160,8 @@ async fn deferred_dependents_are_updated_in_one_maintenance_run(engine: Engine) 
     };
     engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
     assert!(
-        engine.count("SELECT COUNT(*) FROM job_settlements").await > 1_000,
-        "the remaining settlements are deferred"
+        engine.count("SELECT COUNT(*) FROM job_dependent_updates").await > 1_000,
+        "the remaining dependent updates are deferred"
     );
     let before = engine.db().stats().commits;
     engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();

@@ -51,7 +51,7 @@ async fn failure_propagates_through_long_chain_in_bounded_transactions(engine: E
     maintain(&engine).await;
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead_letters").await, LINKS);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0);
-    assert_eq!(engine.count("SELECT COUNT(*) FROM job_settlements").await, 0);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dependent_updates").await, 0);
 }
 
 async fn many_dependents_are_updated_in_bounded_transactions(engine: Engine) {

@@ -16,8 +16,8 @@ contract! {
     claim_continues_if_all_its_candidates_were_cancelled
     promotion_retries_skipped_locked_job
     claim_with_unknown_outcome_is_returned
-    leased_claim_with_unknown_outcome_is_returned
-    leased_claim_of_disconnected_caller_is_returned
+    jobs_of_claim_with_unknown_outcome_are_requeued
+    jobs_of_disconnected_claimer_are_requeued
     dropped_leased_claim_is_returned
     job_below_watermark_is_found_within_minutes
     report_of_undone_claim_cannot_complete_next_claim
@@ -139,7 +139,7 @@ async fn claim_with_unknown_outcome_is_returned(engine: Engine) {
     assert_eq!(engine.claim(worker, 10).await.jobs.len(), 5, "the worker can claim the remaining jobs");
 }
 
-async fn leased_claim_with_unknown_outcome_is_returned(engine: Engine) {
+async fn jobs_of_claim_with_unknown_outcome_are_requeued(engine: Engine) {
     engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
     engine.db().inject(Fault::CommitAnswerLost);
     assert!(engine.jobs.claim_with_lease("default", "elsewhere", seconds(3_600), 5).await.is_err());
@@ -151,7 +151,7 @@ async fn leased_claim_with_unknown_outcome_is_returned(engine: Engine) {
 }
 
 /// A request is dropped during its claim, because its time limit has passed or the client has disconnected.
-async fn leased_claim_of_disconnected_caller_is_returned(engine: Engine) {
+async fn jobs_of_disconnected_claimer_are_requeued(engine: Engine) {
     engine.add(1).await;
     let lock = |tx: &Tx<'_>| {
         tx.lock("job queue", ["default"])?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ClientAddress;
-use super::connection_state::{CloseOrder, ConnectionState, Phase};
+use super::connection_state::{CloseRequest, ConnectionState, Phase};
 use crate::config;
 
 /// Number of file descriptors reserved for the database, files, outbound requests and logs.
@@ -176,7 +176,7 @@ impl OpenConnections {
         let Some((state, of)) = self.states.get(&id).cloned() else { return false };
         self.evicting.insert(id);
         self.discount(id, of);
-        state.order(CloseOrder::Cut);
+        state.order(CloseRequest::Cut);
         true
     }
 
@@ -186,7 +186,7 @@ impl OpenConnections {
             let (state, _) = self.states.get(id)?;
             let (phase, ticks) = state.phase();
             let rank = match phase {
-                _ if state.has_order() => return None,
+                _ if state.is_close_requested() => return None,
                 // The last bytes of a long response may not have been sent yet.
                 Phase::Idle if state.is_blocked() => return None,
                 // The server may not have read the received bytes yet.
@@ -269,7 +269,7 @@ mod tests {
 
         /// Evicts a connection and returns true if it was `state`.
         fn evicts(&mut self, state: &ConnectionState, network: &str, reached: LimitReached) -> bool {
-            self.open.evict(network.parse().unwrap(), reached) && state.has_order()
+            self.open.evict(network.parse().unwrap(), reached) && state.is_close_requested()
         }
     }
 

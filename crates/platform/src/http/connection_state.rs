@@ -33,7 +33,7 @@ pub(super) enum Phase {
 /// Order to close a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum CloseOrder {
+pub(super) enum CloseRequest {
     /// Close when the connection is idle. If a request has begun to arrive, close after its response.
     Close = 1,
     /// Close immediately.
@@ -84,23 +84,23 @@ impl ConnectionState {
     }
 
     /// Requests that the connection be closed as described by `order`. A stronger pending order remains.
-    pub fn order(&self, order: CloseOrder) {
+    pub fn order(&self, order: CloseRequest) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.waker.wake();
     }
 
     /// Returns true if an order to close is pending.
-    pub fn has_order(&self) -> bool {
+    pub fn is_close_requested(&self) -> bool {
         self.order.load(Ordering::Acquire) != 0
     }
 
     pub fn is_cut(&self) -> bool {
-        self.order.load(Ordering::Acquire) == CloseOrder::Cut as u8
+        self.order.load(Ordering::Acquire) == CloseRequest::Cut as u8
     }
 
     pub fn take_close(&self) -> bool {
         let taken =
-            self.order.compare_exchange(CloseOrder::Close as u8, 0, Ordering::AcqRel, Ordering::Relaxed);
+            self.order.compare_exchange(CloseRequest::Close as u8, 0, Ordering::AcqRel, Ordering::Relaxed);
         taken.is_ok()
     }
 

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::capacity::{ConnectionLimits, LimitReached, OpenConnections, network_of};
 use super::connection;
-use super::connection_state::{CloseOrder, ConnectionState, Phase};
+use super::connection_state::{CloseRequest, ConnectionState, Phase};
 use super::edge::Edge;
 use super::stop::Stop;
 use crate::App;
@@ -86,9 +86,9 @@ impl Server {
         self.stop_accepting.cancel();
         // The task ends early only if it panics. In this case there is nothing more to accept.
         let _ = self.accepting.await;
-        self.connections.send_order(CloseOrder::Close);
+        self.connections.send_order(CloseRequest::Close);
         let left = self.connections.wait_for_end(self.grace).await;
-        self.connections.send_order(CloseOrder::Cut);
+        self.connections.send_order(CloseRequest::Cut);
         self.connections.wait_for_end(self.grace).await;
         self.ticking.abort();
         left
@@ -211,21 +211,21 @@ impl Connections {
     fn end_overdue(&self) {
         for state in self.open_connections().states() {
             match state.phase() {
-                (Phase::Reading, ticks) if ticks > self.head_ticks => state.order(CloseOrder::Cut),
-                (Phase::Idle, ticks) if ticks > self.idle_ticks => state.order(CloseOrder::Close),
+                (Phase::Reading, ticks) if ticks > self.head_ticks => state.order(CloseRequest::Cut),
+                (Phase::Idle, ticks) if ticks > self.idle_ticks => state.order(CloseRequest::Close),
                 // The client does not read the response. A response that is read, even if slowly, is sent
                 // completely.
                 (Phase::Sending, ticks) if ticks > self.idle_ticks && state.is_blocked() => {
-                    state.order(CloseOrder::Cut)
+                    state.order(CloseRequest::Cut)
                 }
-                (Phase::Closing, ticks) if ticks > self.idle_ticks => state.order(CloseOrder::Cut),
-                (Phase::Lingering, ticks) if ticks > self.linger_ticks => state.order(CloseOrder::Cut),
+                (Phase::Closing, ticks) if ticks > self.idle_ticks => state.order(CloseRequest::Cut),
+                (Phase::Lingering, ticks) if ticks > self.linger_ticks => state.order(CloseRequest::Cut),
                 _ => {}
             }
         }
     }
 
-    fn send_order(&self, order: CloseOrder) {
+    fn send_order(&self, order: CloseRequest) {
         for state in self.open_connections().states() {
             state.order(order);
         }

@@ -37,7 +37,7 @@ async fn begin_stop(server: Server) -> JoinHandle<usize> {
     let connections = Arc::clone(&server.connections);
     let stopping = tokio::spawn(server.stop());
     while TcpStream::connect(addr).await.is_ok()
-        || connections.open_connections().states().any(|state| state.has_order())
+        || connections.open_connections().states().any(|state| state.is_close_requested())
     {
         tokio::task::yield_now().await;
     }

@@ -26,10 +26,12 @@ pub(crate) fn declare(operation: &mut Operation) {
         .required(Required::False)
         .description(Some(
             "Key that the client chooses for this request: 1 to 255 printable ASCII characters. If the same \
-             request is sent again with the same key within 24 hours of its success, the stored response is \
-             returned and nothing is changed. A response over 16 KiB with an `id` and an ETag, and any \
-             response beyond the caller's `limits.idempotency_bytes_per_day`, is stored as IDs only: a \
-             repeated request is then rejected with 409 `response_not_stored`, which contains the IDs.",
+             request is sent again with the same key within 24 hours of its success, nothing is changed and \
+             the stored response is returned. Two kinds of responses are not stored in full: responses over \
+             16 KiB that have an `id` and an ETag, because the client can read the resource again, and \
+             responses beyond the caller's daily limit `limits.idempotency_bytes_per_day`. The repeated \
+             request is then rejected with 409 `response_not_stored`, and the problem contains the IDs from \
+             the original response.",
         ))
         .schema(Some(text().pattern(Some(KEY))));
     operation.parameters.get_or_insert_default().push(key.build().into());

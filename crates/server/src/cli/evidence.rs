@@ -1,5 +1,5 @@
-//! `kith evidence`: signs the evidence of a build. Operators who have only the binary can then use the
-//! evidence.
+//! `kith evidence`: signs the results that `cargo xtask` commands recorded for a build, such as those of the
+//! tests. `kith verify` reads the signed file beside the binary, so operators do not need the source tree.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

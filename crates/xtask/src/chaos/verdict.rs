@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn only_rejected_write_must_not_exist() {
+    fn unknown_write_may_exist_and_rejected_write_must_not() {
         let absent = |view: &mut ServerView| drop(view.sent.get_mut(&0).unwrap().pop());
         let unknown = journal(WriteOutcome::Unknown, done("own"), done("bond"));
         assert_eq!(found(&unknown, |_| {}), [0; 4]);

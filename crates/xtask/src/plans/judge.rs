@@ -129,7 +129,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ("DELETE FROM job_occurrences WHERE schedule", OCCURRENCES),
     ("DELETE FROM job_queue_samples WHERE at <", MAINTENANCE),
     ("DELETE FROM job_rate_windows WHERE opened_at <", MAINTENANCE),
-    ("DELETE FROM job_settlements WHERE id IN", "settlements wait for milliseconds, copies have more"),
+    (
+        "DELETE FROM job_dependent_updates WHERE id IN",
+        "dependent updates wait for milliseconds, copies have more",
+    ),
     ("DELETE FROM job_workers WHERE id = $1 AND is_remote", RUNNING),
     ("SELECT (SELECT COUNT(*) FROM space_items WHERE (created_by", "one account's purge"),
     ("SELECT CAST(indexrelname AS TEXT) FROM pg_stat_user_indexes", FACTS),

@@ -60,7 +60,7 @@ pub fn revoke_invite(
     Ok(())
 }
 
-/// Returns the preview of an invite without spending it.
+/// Returns the preview of an invite without redeeming it.
 pub fn preview_invite(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -131,7 +131,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Spends an invite. Returns [`BondError::InviteNotFound`] if another transaction spent it first.
+/// Redeems an invite. Returns [`BondError::InviteNotFound`] if another transaction redeemed it first.
 pub fn spend_invite(tx: &Tx<'_>, ctx: &Ctx, invite: &UsableInvite, by: UserId) -> Result<(), BondError> {
     if !rows::spend_invite(tx, invite.id, by, ctx.now)? {
         return Err(BondError::InviteNotFound);

@@ -104,7 +104,7 @@ pub enum BondError {
         /// Time until the next request is allowed.
         wait: Duration,
     },
-    /// The invite does not exist, is spent, revoked or expired, or one of the two users has blocked the
+    /// The invite does not exist, is redeemed, revoked or expired, or one of the two users has blocked the
     /// other. The response does not reveal which.
     #[error("invite not found")]
     InviteNotFound,

@@ -6,7 +6,7 @@ use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use super::super::model::{CodeHashes, Invite, InviteId};
 
-/// Usable invite with the columns needed to spend it.
+/// Usable invite with the columns needed to redeem it.
 pub struct UsableInvite {
     /// Invite ID.
     pub id: InviteId,
@@ -47,7 +47,7 @@ pub fn insert_invite(
     Ok(())
 }
 
-/// Returns the invite with this code if `user` can use it. An invite cannot be used if it is spent or
+/// Returns the invite with this code if `user` can use it. An invite cannot be used if it is redeemed or
 /// expired, if its inviter is deleted, or if one of the two users has blocked the other.
 pub fn find_usable_invite(
     q: &Query<'_>,
@@ -70,7 +70,7 @@ pub fn find_usable_invite(
     )
 }
 
-/// Returns the inviter of the invite with this code if `user` spent it.
+/// Returns the inviter of the invite with this code if `user` redeemed it.
 pub fn find_inviter_of_spent(q: &Query<'_>, code: CodeHashes, user: UserId) -> Result<Option<UserId>, Error> {
     q.one(
         "SELECT inviter FROM invites WHERE code_hash IN ($1, $3) AND spent_by = $2 AND inviter <> $2",
@@ -92,8 +92,8 @@ pub fn list_usable_invites(q: &Query<'_>, inviter: UserId, now: Timestamp) -> Re
     )
 }
 
-/// Marks an invite as spent by `by`. Returns `false` if it was not usable. A revoked invite is stored as
-/// spent by its own inviter.
+/// Marks an invite as redeemed by `by`. Returns `false` if it was not usable. A revoked invite is stored as
+/// redeemed by its own inviter.
 pub fn spend_invite(tx: &Tx<'_>, id: InviteId, by: UserId, now: Timestamp) -> Result<bool, Error> {
     let spent = tx.exec(
         "UPDATE invites SET spent_by = $2, spent_at = $3
@@ -152,7 +152,7 @@ pub fn delete_old_invites(
     Ok(())
 }
 
-/// Deletes the invites of `user`, and removes the user's ID from invites of others that the user spent.
+/// Deletes the invites of `user`, and removes the user's ID from invites of others that the user redeemed.
 pub fn delete_invites(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     tx.exec_deferred("DELETE FROM invites WHERE inviter = $1", params![user])?;
     tx.exec_deferred("UPDATE invites SET spent_by = NULL WHERE spent_by = $1", params![user])?;

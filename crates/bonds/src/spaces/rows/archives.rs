@@ -86,7 +86,7 @@ pub fn count_unheld_expired(q: &Query<'_>, until: Timestamp) -> Result<i64, Erro
 
 /// Schedules the purge of up to `limit` archives of bonds archived at or before `until`, oldest first.
 /// Archives that have only a wall-clock purge time also get one in observed time.
-pub fn start_archive_holds(
+pub fn schedule_archive_purges(
     tx: &Tx<'_>,
     until: Timestamp,
     run: &PurgeRun,

@@ -22,7 +22,7 @@ const MAX_ROWS_PER_PASS: i64 = 2_000;
 /// Lowest normal transaction id of PostgreSQL. Lower ids are special; 2 marks a frozen row.
 const FIRST_TX: i64 = 3;
 
-/// Interval at which the watermark is saved while no rows need a position.
+/// Interval at which an idle sequencer saves its watermark. A pass that assigns positions saves it with them.
 const WATERMARK_SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State of the node that is the sequencer.

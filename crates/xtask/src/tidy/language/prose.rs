@@ -55,14 +55,14 @@ pub fn markdown(file: &File) -> Vec<Finding> {
             is_fenced = !is_fenced;
         } else if !is_fenced {
             findings.extend(words::banned(file, line, text));
-            findings.extend(beginning(file, line, text));
+            findings.extend(check_first_word(file, line, text));
         }
     }
     findings
 }
 
 /// Reports a heading or list item that begins with one of [`FIRST_WORDS`].
-fn beginning(file: &File, line: usize, text: &str) -> Option<Finding> {
+fn check_first_word(file: &File, line: usize, text: &str) -> Option<Finding> {
     let text = text.trim_start();
     let marker = text.split(' ').next()?;
     let is_number = |digits: &str| !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit());

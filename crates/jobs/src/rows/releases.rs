@@ -5,12 +5,12 @@ use kith_store::row_columns;
 use crate::model::JobId;
 
 /// Ended job whose unique key must be released, and whose dependent jobs must be updated.
-pub struct UnsettledJob {
+pub struct JobRelease {
     pub id: JobId,
     pub unique_key: Option<String>,
     pub has_dependents: bool,
 }
 
 row_columns! {
-    unsettled_columns => UnsettledJob { id = "id", unique_key = "unique_key", has_dependents = "has_dependents" }
+    job_release_columns => JobRelease { id = "id", unique_key = "unique_key", has_dependents = "has_dependents" }
 }

@@ -1,6 +1,5 @@
-//! Settlement of ended jobs. To settle an ended job means to release its unique key and to update its
-//! dependents, which are the jobs that wait for it. If there are many dependents, this takes several
-//! transactions.
+//! Release of an ended job's unique key, and updates of its dependents, which are the jobs that wait for it. If
+//! there are many dependents, this takes several transactions.
 
 use std::collections::VecDeque;
 
@@ -9,27 +8,27 @@ use kith_store::{Error, Tx};
 
 use crate::jobs::Jobs;
 use crate::model::{Failure, JobId, JobState};
-use crate::rows::dependencies::Settlement;
-use crate::rows::unsettled::UnsettledJob;
+use crate::rows::dependencies::DependentUpdate;
+use crate::rows::releases::JobRelease;
 use crate::{queue_channel, rows};
 
 /// Maximum number of dependents that one transaction updates.
-const MAX_SETTLED: i64 = 500;
-/// Number of deferred settlements read at once.
-const SETTLEMENT_BATCH: i64 = 50;
-/// Maximum number of times that one transaction reads deferred settlements. It stops earlier after it has
-/// updated [`MAX_SETTLED`] dependents.
-const MAX_SETTLEMENT_BATCHES: usize = 20;
-/// Maximum number of transactions in which one run of maintenance processes deferred settlements. The rest
+const MAX_UPDATED_DEPENDENTS: i64 = 500;
+/// Number of deferred dependent updates read at once.
+const DEFERRED_UPDATE_BATCH: i64 = 50;
+/// Maximum number of times that one transaction reads deferred dependent updates. It stops earlier after it has
+/// updated [`MAX_UPDATED_DEPENDENTS`] dependents.
+const MAX_DEFERRED_UPDATE_BATCHES: usize = 20;
+/// Maximum number of transactions in which one run of maintenance processes deferred dependent updates. The rest
 /// waits for the next run, so that other maintenance is not delayed.
-const MAX_SETTLE_TRANSACTIONS: usize = 20;
+const MAX_DEFERRED_UPDATE_TRANSACTIONS: usize = 20;
 
 /// Number of dependents that a transaction may still update. All jobs that end in the transaction share it.
 pub(crate) struct DependentUpdateBudget(i64);
 
 impl Default for DependentUpdateBudget {
     fn default() -> Self {
-        Self(MAX_SETTLED)
+        Self(MAX_UPDATED_DEPENDENTS)
     }
 }
 
@@ -40,7 +39,7 @@ pub(crate) fn move_waiting_to_dead_letters(
     job: JobId,
     why: &str,
     now: Timestamp,
-) -> Result<Option<UnsettledJob>, Error> {
+) -> Result<Option<JobRelease>, Error> {
     if rows::live::lock_job(tx, job)?.is_none_or(|state| state == JobState::Running) {
         return Ok(None);
     }
@@ -50,19 +49,19 @@ pub(crate) fn move_waiting_to_dead_letters(
         return Ok(None);
     }
     let deleted = rows::live::delete_waiting(tx, job)?;
-    Ok(deleted.map(|(unique_key, has_dependents)| UnsettledJob { id: job, unique_key, has_dependents }))
+    Ok(deleted.map(|(unique_key, has_dependents)| JobRelease { id: job, unique_key, has_dependents }))
 }
 
 /// Releases the unique key of an ended job and updates its dependents, as far as the transaction's budget
-/// allows. Dependents that go to the dead letters are settled in the same way. The rest is deferred to
+/// allows. Dependents that go to the dead letters are released in the same way. The rest is deferred to
 /// maintenance.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub(crate) fn settle(
+pub(crate) fn release_dependents(
     tx: &Tx<'_>,
-    left: &UnsettledJob,
+    left: &JobRelease,
     state: JobState,
     result: Option<&str>,
     now: Timestamp,
@@ -74,18 +73,19 @@ pub(crate) fn settle(
     if !left.has_dependents {
         return Ok(());
     }
-    let ended = Settlement { job: left.id, state, result: result.map(str::to_owned) };
-    settle_dependents(tx, VecDeque::from([ended]), now, budget)
+    let ended = DependentUpdate { job: left.id, state, result: result.map(str::to_owned) };
+    update_all_dependents(tx, VecDeque::from([ended]), now, budget)
 }
 
-fn settle_dependents(
+fn update_all_dependents(
     tx: &Tx<'_>,
-    mut ended: VecDeque<Settlement>,
+    mut ended: VecDeque<DependentUpdate>,
     now: Timestamp,
     DependentUpdateBudget(left): &mut DependentUpdateBudget,
 ) -> Result<(), Error> {
     while let Some(one) = ended.pop_front() {
-        let dependents = if *left > 0 { rows::dependencies::settle(tx, &one, *left)? } else { Vec::new() };
+        let dependents =
+            if *left > 0 { rows::dependencies::update_dependents(tx, &one, *left)? } else { Vec::new() };
         *left -= dependents.len() as i64;
         for (dependent, on_failure) in dependents {
             if one.state == JobState::Completed || on_failure != 0 {
@@ -100,38 +100,38 @@ fn settle_dependents(
                 rows::dependencies::release_key(tx, key, dead.id, now)?;
             }
             if dead.has_dependents {
-                ended.push_back(Settlement { job: dead.id, state: JobState::Dead, result: None });
+                ended.push_back(DependentUpdate { job: dead.id, state: JobState::Dead, result: None });
             }
         }
         if *left == 0 {
-            rows::dependencies::defer_settlement(tx, &one)?;
+            rows::dependencies::defer_dependent_update(tx, &one)?;
         }
     }
     Ok(())
 }
 
 impl Jobs {
-    /// Processes the settlements that were deferred because the budget of a transaction was exhausted.
-    pub(crate) async fn settle_deferred(&self) -> Result<(), Error> {
-        for _ in 0..MAX_SETTLE_TRANSACTIONS {
-            if !self.db().read(rows::dependencies::has_settlements).await? {
+    /// Processes the dependent updates that were deferred because the budget of a transaction was exhausted.
+    pub(crate) async fn run_deferred_updates(&self) -> Result<(), Error> {
+        for _ in 0..MAX_DEFERRED_UPDATE_TRANSACTIONS {
+            if !self.db().read(rows::dependencies::has_dependent_updates).await? {
                 break;
             }
             let now = self.inner().sources.clock.now();
-            self.db().write(move |tx| settle_batch(tx, now)).await?;
+            self.db().write(move |tx| run_deferred_update_batch(tx, now)).await?;
         }
         Ok(())
     }
 }
 
-/// Processes deferred settlements until the transaction's budget is exhausted or no settlement is left.
-fn settle_batch(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
-    tx.lock("job settlements", ["all"])?;
+/// Processes deferred dependent updates until the transaction's budget is exhausted or no dependent update is left.
+fn run_deferred_update_batch(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
+    tx.lock("job dependent updates", ["all"])?;
     let mut budget = DependentUpdateBudget::default();
-    for _ in 0..MAX_SETTLEMENT_BATCHES {
-        let taken = rows::dependencies::take_settlements(tx, SETTLEMENT_BATCH)?;
-        let is_last = (taken.len() as i64) < SETTLEMENT_BATCH;
-        settle_dependents(tx, taken.into(), now, &mut budget)?;
+    for _ in 0..MAX_DEFERRED_UPDATE_BATCHES {
+        let taken = rows::dependencies::take_dependent_updates(tx, DEFERRED_UPDATE_BATCH)?;
+        let is_last = (taken.len() as i64) < DEFERRED_UPDATE_BATCH;
+        update_all_dependents(tx, taken.into(), now, &mut budget)?;
         if is_last || budget.0 == 0 {
             break;
         }

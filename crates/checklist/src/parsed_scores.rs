@@ -112,7 +112,7 @@ impl ParsedScore {
         MEASURED.is_match(&self.label)
     }
 
-    /// Returns true if the score is that of the section in which it is stated.
+    /// Returns true if the label, such as "Progress" or "Status", marks this as the score of the enclosing section.
     pub(super) fn is_of_its_section(&self) -> bool {
         OF_ITS_SECTION.is_match(&self.label)
     }

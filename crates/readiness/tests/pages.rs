@@ -60,7 +60,7 @@ fn collect_functions(folder: &Path, names: &mut String) {
 }
 
 #[test]
-fn tests_listed_by_rows_exist() {
+fn tests_named_in_catalogue_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut names = String::new();
     ["crates", "tests/api"].iter().for_each(|folder| collect_functions(&root.join(folder), &mut names));

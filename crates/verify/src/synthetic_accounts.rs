@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 /// Path of the partner requests.
 pub const REQUESTS: &str = "/api/v1/partners/requests";
 
-/// Returns account number `n` of those for checks of bonds. It has no bond. All checks together may send at
-/// most five partner requests per minute from one account, so count the existing uses before you add another.
+/// Returns the synthetic account `partner-{n}`, which the checks of bonds share. Ends its bond first, if it
+/// has one. All checks together may send at most five partner requests per minute from one account: before a
+/// new check sends requests from an account, count those that other checks send.
 pub async fn unbonded_account(run: &Run, n: usize) -> Result<SyntheticAccount, Shortfall> {
     let account = run.account(&format!("partner-{n}")).await?;
     // Ends the bond, if there is one, without reading it first. A read would use up the rate limit of other

@@ -10,8 +10,8 @@ pub struct AccountSettings {
     /// Maximum number of accounts that one run purges, longest overdue first. The rest waits for the next
     /// run, one minute later.
     pub max_purged_per_run: u16,
-    /// Maximum percentage of the established accounts that may be due at once, from 1 to 100. If more are
-    /// due, and more than 20, the purge of established accounts is slowed to 20 accounts per day.
+    /// Maximum percentage (1 to 100) of accounts older than 30 days that may be due for purging at the same
+    /// time. If more are due, and more than 20, these accounts are purged at a rate of 20 per day.
     pub max_purge_percent: u8,
 }
 

@@ -172,7 +172,7 @@ pub struct Schedule {
     pub owner: String,
     /// True if the schedule is declared in code, and can only be changed there.
     pub is_declared: bool,
-    /// Job and times.
+    /// Job to enqueue, and the times at which it is enqueued.
     pub plan: Plan,
     /// Time from which `@every` intervals are counted.
     pub anchor_at: Timestamp,

@@ -12,7 +12,7 @@ use crate::support::{Engine, numbers, work};
 contract! {
     jobs_of_one_priority_are_claimed_in_order
     job_is_claimed_by_one_worker_only
-    job_committed_late_is_claimed_after_later_jobs
+    late_committed_job_is_not_skipped
     paused_queue_starts_no_job
     jobs_of_failed_claim_can_be_claimed_again
     clock_set_back_does_not_lose_jobs
@@ -61,7 +61,7 @@ async fn job_is_claimed_by_one_worker_only(engine: Engine) {
     assert_eq!(seen.lock().unwrap().len() as i64, ALL);
 }
 
-async fn job_committed_late_is_claimed_after_later_jobs(engine: Engine) {
+async fn late_committed_job_is_not_skipped(engine: Engine) {
     // This transaction stays open while other transactions commit and their jobs are claimed.
     let (held, is_held) = tokio::sync::oneshot::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();

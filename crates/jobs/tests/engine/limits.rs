@@ -20,7 +20,7 @@ contract! {
     keyed_and_keyless_jobs_share_claims_equally
     single_claims_alternate_between_keyed_and_keyless
     invalid_queue_settings_are_rejected
-    stale_revision_of_settings_is_rejected
+    mismatched_settings_revision_is_rejected
 }
 
 async fn set(engine: &Engine, change: impl Fn(&mut QueueSettings) + Send + 'static) {
@@ -216,7 +216,7 @@ async fn invalid_queue_settings_are_rejected(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_queues").await, 0);
 }
 
-async fn stale_revision_of_settings_is_rejected(engine: Engine) {
+async fn mismatched_settings_revision_is_rejected(engine: Engine) {
     set(&engine, |queue| queue.concurrency = Some(5)).await;
     let ctx = engine.ctx();
     let change = |revision| {

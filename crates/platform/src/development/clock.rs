@@ -114,7 +114,7 @@ impl Clock for AdjustableClock {
 }
 
 pub(super) fn routes() -> Routes {
-    Routes::new().routes(routes!(get_clock, advance_clock, reset_clock))
+    Routes::new().routes(routes!(get_clock, advance_clock, put_clock_back))
 }
 
 /// Time of this node's clock and its offset.
@@ -204,7 +204,7 @@ async fn advance_clock(
     delete, path = "/dev/clock",
     responses((status = 200, description = "The clock was reset.", body = ClockReport))
 )]
-async fn reset_clock(State(app): State<App>, _: Caller) -> ApiResult<Json<ClockReport>> {
+async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<ClockReport>> {
     let clock = clock_of(&app)?;
     let undone = |_| {
         let detail = "Some due work failed, so the clock was not reset. `GET /api/v1/jobs` lists the errors.";

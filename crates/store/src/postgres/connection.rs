@@ -160,7 +160,7 @@ pub(crate) enum TransactionMode {
     Plain,
 }
 
-/// Use of a connection by a closure.
+/// Session in which one closure runs statements on a connection.
 pub(crate) struct PostgresSession<'c> {
     connection: &'c PostgresConnection,
     mode: TransactionMode,

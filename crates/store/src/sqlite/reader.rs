@@ -28,7 +28,7 @@ struct IdleReaders {
     checkpoints: u32,
 }
 
-/// Limits for reads on the calling thread, and the queue of slow reads.
+/// Runs reads: on the calling thread up to a time limit, and on threads for slow reads from a queue.
 pub(super) struct Readers {
     in_place: Duration,
     slow: async_channel::Sender<QueuedRead>,

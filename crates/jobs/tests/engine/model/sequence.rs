@@ -59,7 +59,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// Creates an empty sequence on `engine`, and on a second node on PostgreSQL.
+    /// Creates an empty sequence of operations on `engine`. On PostgreSQL a second node takes part.
     pub async fn new(engine: Engine, server: Option<PostgresServer>, seed: u64) -> Self {
         Self {
             second: engine.second().await,

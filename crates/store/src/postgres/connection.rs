@@ -201,7 +201,10 @@ impl<'c> PostgresSession<'c> {
         params: &[Param<'_>],
         take: &mut dyn FnMut(&Row<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        if let Some(rows) = self.take_prefetched(sql, params) {
+        if !sql.starts_with("SELECT") {
+            // It may change rows.
+            self.prefetches.borrow_mut().clear();
+        } else if let Some(rows) = self.take_prefetched(sql, params) {
             return rows.iter().try_for_each(|row| take(&Row::Postgres(row)));
         }
         self.run(sql, async |statement| {
@@ -255,6 +258,8 @@ impl<'c> PostgresSession<'c> {
 
     /// Adds keys to be locked. The lock request is sent with the next statement.
     pub fn lock(&self, keys: Vec<i64>) -> Result<(), Error> {
+        // Rows read before the lock may change before it is taken.
+        self.prefetches.borrow_mut().clear();
         self.locks.borrow_mut().extend(keys);
         Ok(())
     }

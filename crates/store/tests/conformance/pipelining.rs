@@ -138,10 +138,19 @@ async fn announced_read_is_discarded_by_change(db: Db) {
             tx.prefetch(GET, params!["a"])?;
             get(tx, "b")?;
             tx.exec(SET, params!["a", 3])?;
-            Ok((deferred, get(tx, "a")?))
+            let changed = get(tx, "a")?;
+            tx.prefetch(GET, params!["a"])?;
+            get(tx, "b")?;
+            let returning = "UPDATE counters SET n = 4 WHERE name = $1 RETURNING n";
+            tx.one(returning, params!["a"], |row| row.get::<i64>(0))?;
+            let returned = get(tx, "a")?;
+            tx.prefetch(GET, params!["a"])?;
+            get(tx, "b")?;
+            tx.lock("counter", ["a"])?;
+            Ok((deferred, changed, returned, get(tx, "a")?))
         })
         .await;
-    assert_eq!(read.unwrap(), (Some(2), Some(3)));
+    assert_eq!(read.unwrap(), (Some(2), Some(3), Some(4), Some(4)));
 }
 
 /// Each increment reads the value under the lock, so no increment is lost.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use kith_kernel::{Ctx, StoredJson};
 use kith_platform::Preconditions;
-use kith_store::{Query, Tx};
+use kith_store::{Error, Query, Tx};
 use serde_json::Value;
 
 use super::declarations::CollectionRules;
@@ -47,7 +47,7 @@ pub fn create(
     data: &Value,
     WriteConditions { validated, limits }: WriteConditions<'_>,
 ) -> Result<Item, SpaceError> {
-    let shared = lock_space(tx, request)?;
+    let shared = lock_space_to_store(tx, request)?;
     let rules = CollectionRules::of(tx, &request.collection)?;
     let data = check(tx, request, &rules, data, validated)?;
     let text = serialize_data(&data, limits)?;
@@ -75,7 +75,7 @@ pub fn update(
     preconditions: &Preconditions,
     WriteConditions { validated, limits }: WriteConditions<'_>,
 ) -> Result<Item, SpaceError> {
-    let shared = lock_space(tx, request)?;
+    let shared = lock_space_to_store(tx, request)?;
     let (present, bytes_before) = find(tx, &shared, request, id, preconditions)?;
     let rules = CollectionRules::of(tx, &request.collection)?;
     let data = match change {
@@ -121,13 +121,28 @@ pub fn delete(
     Ok(())
 }
 
-/// Locks the users of a space, so that no other transaction writes into it or ends its bond. Prefetches the
-/// rows that most commands read.
+/// Locks the users of a space, so that no other transaction writes into it or ends its bond.
 fn lock_space(tx: &Tx<'_>, request: &CollectionRequest) -> Result<SpaceWithMembers, SpaceError> {
+    lock_space_and(tx, request, |_| Ok(()))
+}
+
+/// Locks the users of a space, and announces the reads of a command that stores data.
+fn lock_space_to_store(tx: &Tx<'_>, request: &CollectionRequest) -> Result<SpaceWithMembers, SpaceError> {
+    lock_space_and(tx, request, |space| {
+        rows::prefetch_usage(tx, space, &request.collection)?;
+        CollectionRules::prefetch(tx, &request.collection)
+    })
+}
+
+/// Locks the users of a space and calls `prefetch` with it, for reads that can be sent with the lock.
+fn lock_space_and(
+    tx: &Tx<'_>,
+    request: &CollectionRequest,
+    prefetch: impl Fn(Space) -> Result<(), Error>,
+) -> Result<SpaceWithMembers, SpaceError> {
     let seen = queries::find_space(tx, request.user, request.space)?;
     tx.lock("user", &seen.members)?;
-    rows::prefetch_usage(tx, seen.space, &request.collection)?;
-    rows::prefetch_rules(tx, &request.collection)?;
+    prefetch(seen.space)?;
     // The bond may have ended before the lock was taken.
     let shared = queries::find_space(tx, request.user, request.space)?;
     if shared == seen { Ok(shared) } else { Err(SpaceError::NotBonded) }

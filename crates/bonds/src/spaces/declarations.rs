@@ -61,6 +61,14 @@ impl CollectionRules {
         Ok(rows::find_rules(q, collection)?.unwrap_or_default())
     }
 
+    /// Announces [`CollectionRules::of`], which reads nothing for the collection of dates.
+    ///
+    /// # Errors
+    /// Returns the store's error if a statement fails.
+    pub fn prefetch(tx: &Tx<'_>, collection: &CollectionName) -> Result<(), Error> {
+        if dates::is_dates(collection) { Ok(()) } else { rows::prefetch_rules(tx, collection) }
+    }
+
     /// Adds the index entries of a new item with the content `data`.
     ///
     /// # Errors

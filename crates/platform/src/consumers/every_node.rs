@@ -79,7 +79,10 @@ async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     }
     cursor.position = Some(events.last().map_or(behind, |last| last.position));
     let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;
-    if cursor.lag_checked_at.is_some_and(|at| started.saturating_duration_since(at) < LAG_CHECK_INTERVAL) {
+    let is_due =
+        cursor.lag_checked_at.is_none_or(|at| started.saturating_duration_since(at) >= LAG_CHECK_INTERVAL);
+    if more || !is_due {
+        // With further events, this node is not up to date, however small the delay of the sequencer is.
         return Ok(more);
     }
     let waiting = app.db.oldest_unsequenced().await?;
@@ -88,11 +91,8 @@ async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     if app.db.server_changes() != servers {
         return Ok(true);
     }
-    if !more
-        && app.event_routes.has_no_failures()
-        && waiting.is_none_or(|oldest| now.since(oldest) <= TOLERATED_LAG)
-    {
+    if app.event_routes.has_no_failures() && waiting.is_none_or(|oldest| now.since(oldest) <= TOLERATED_LAG) {
         app.invalidation_feed.mark_current_at(started);
     }
-    Ok(more)
+    Ok(false)
 }

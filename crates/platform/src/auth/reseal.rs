@@ -1,5 +1,6 @@
 //! Re-encrypts encrypted database columns after the secret of the deployment was changed.
 
+use kith_kernel::Ctx;
 use kith_store::{Error, Query, Tx, params};
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +9,8 @@ use crate::{App, SealedColumn};
 
 /// Number of rows per batch. All changes of a batch are written in one transaction.
 const BATCH: i64 = 200;
+
+const RETIRE_AUDIT_KEYS: &str = "UPDATE audit_keys SET is_retired = TRUE WHERE NOT is_retired";
 
 /// Result of re-encrypting one column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,14 +31,12 @@ pub struct ResealedColumn {
 /// Returns an error if the database cannot be reached.
 pub async fn reseal(app: &App) -> Result<Vec<ResealedColumn>, Error> {
     let ctx = app.system_ctx("command_line");
-    let mut done = Vec::new();
+    let (mut done, mut retired) = (Vec::new(), false);
     for column in app.installed.iter().flat_map(|module| module.sealed) {
-        done.push(reseal_column(app, column).await?);
+        done.push(reseal_column(app, &ctx, column, &mut retired).await?);
     }
-    let resealed: u64 = done.iter().map(|column| column.resealed).sum();
-    if resealed > 0 {
+    if retired {
         app.write(&ctx, |tx, ctx| {
-            tx.exec_deferred("UPDATE audit_keys SET is_retired = TRUE WHERE NOT is_retired", &[])?;
             tx.audit(ctx, "keys.resealed", "all");
             Ok::<_, Error>(())
         })
@@ -44,8 +45,12 @@ pub async fn reseal(app: &App) -> Result<Vec<ResealedColumn>, Error> {
     Ok(done)
 }
 
-async fn reseal_column(app: &App, column: &'static SealedColumn) -> Result<ResealedColumn, Error> {
-    let ctx = app.system_ctx("command_line");
+async fn reseal_column(
+    app: &App,
+    ctx: &Ctx,
+    column: &'static SealedColumn,
+    retired: &mut bool,
+) -> Result<ResealedColumn, Error> {
     let mut done = ResealedColumn { column: column.name.to_owned(), resealed: 0, unreadable: 0 };
     let mut after = String::new();
     loop {
@@ -62,7 +67,13 @@ async fn reseal_column(app: &App, column: &'static SealedColumn) -> Result<Resea
             }
         }
         if !changes.is_empty() {
-            done.resealed += app.write(&ctx, move |tx, _| update(tx, column, &changes)).await?;
+            if !*retired {
+                // Before the first change: if the command is interrupted, the next run finds what is left and
+                // retires the keys again.
+                app.write(ctx, |tx, _| tx.exec(RETIRE_AUDIT_KEYS, &[])).await?;
+                *retired = true;
+            }
+            done.resealed += app.write(ctx, move |tx, _| update(tx, column, &changes)).await?;
         }
     }
 }

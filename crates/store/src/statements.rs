@@ -113,12 +113,6 @@ impl Stopwatch {
     pub fn start(times: Option<Arc<Times>>) -> Self {
         Self { times, began: Instant::now() }
     }
-
-    /// Restarts the measurement at zero.
-    #[expect(clippy::disallowed_methods, reason = "measures the database")]
-    pub fn restart(&mut self) {
-        self.began = Instant::now();
-    }
 }
 
 impl Drop for Stopwatch {

@@ -167,7 +167,8 @@ impl<'c> Tx<'c> {
 
     /// Announces a read that the closure will run later with the same statement and parameters. On PostgreSQL
     /// it is sent together with the next statement, so it needs no separate round trip. If the transaction
-    /// changes rows in between, the announcement is discarded. Does nothing on SQLite.
+    /// changes rows or locks keys in between, the announcement is discarded. `sql` must be a `static`, because
+    /// the read is recognized by the address of its text. Does nothing on SQLite.
     ///
     /// # Errors
     /// Returns the same errors as [`Tx::exec`].

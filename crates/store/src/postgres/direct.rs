@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
-use super::connection::{PostgresConnection, PostgresSession, TransactionMode};
+use super::connection::PostgresConnection;
+use super::session::{PostgresSession, TransactionMode};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
 use crate::tx::EngineSession;

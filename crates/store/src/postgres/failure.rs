@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     Reported(tokio_postgres::Error),
     /// The server did not respond in time.
     NoResponse,
+    /// The server has closed the connection, and nothing was sent.
+    Closed,
 }
 
 impl From<tokio_postgres::Error> for Failure {
@@ -36,6 +38,7 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Reported(error) => f.write_str(&describe(error)),
             Self::NoResponse => f.write_str("the server does not respond"),
+            Self::Closed => f.write_str("the server has closed the connection"),
         }
     }
 }

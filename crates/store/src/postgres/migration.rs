@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use super::connection::{PostgresConnection, PostgresSession, TransactionMode};
+use super::connection::PostgresConnection;
 use super::failure::classify;
+use super::session::{PostgresSession, TransactionMode};
 use super::settings::Settings;
 use crate::options::PostgresOptions;
 use crate::tx::EngineSession;

@@ -9,6 +9,8 @@ mod failure;
 pub(crate) mod fuzzing;
 mod hosts;
 mod migration;
+mod pipeline;
+mod session;
 mod settings;
 mod threads;
 
@@ -31,8 +33,8 @@ use crate::stats::{StatsSnapshot, StoreStats};
 use crate::threads::{Threads, WriteActivity};
 use crate::{Error, OpenError, Query};
 
-pub(crate) use connection::PostgresSession;
 pub(crate) use migration::MigrationLink;
+pub(crate) use session::PostgresSession;
 use settings::Settings;
 pub(crate) use settings::{database_label, password_in};
 

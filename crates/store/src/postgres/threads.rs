@@ -9,8 +9,9 @@ use std::time::Instant;
 use async_channel::Receiver;
 
 use super::Shared;
-use super::connection::{PostgresConnection, PostgresSession, TransactionMode};
+use super::connection::PostgresConnection;
 use super::failure::FailureKind;
+use super::session::{PostgresSession, TransactionMode};
 use crate::closures::{ClosureDecision, QueuedRead, QueuedWrite};
 use crate::stats::StoreStats;
 use crate::threads::Threads;

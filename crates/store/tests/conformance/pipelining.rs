@@ -1,6 +1,9 @@
 //! Tests of statements that share a round trip: deferred statements and announced reads.
 
-use kith_store::{Error, Query, Tx, contract, params};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kith_store::{EngineKind, EngineOptions, Error, Query, StoreOptions, Tx, contract, params};
 
 use crate::sequencer::change;
 use crate::support::{Db, add};
@@ -12,6 +15,10 @@ contract! {
     rolled_back_deferred_statements_change_nothing
     many_deferred_statements_are_all_run
     transaction_of_deferred_statements_only_commits
+    deferred_statement_with_wrong_parameter_changes_nothing
+    failed_statement_among_many_deferred_fails_transaction
+    deferred_statements_on_closed_connection_are_retried
+    pipeline_may_take_longer_than_one_response
     announced_read_returns_same_rows
     announced_read_is_discarded_by_change
     announced_read_sees_rows_under_lock
@@ -108,6 +115,106 @@ async fn transaction_of_deferred_statements_only_commits(db: Db) {
     let outcome: Result<(), Error> = db.store.write(|tx| set(tx, "a", 5)).await;
     outcome.unwrap();
     assert_eq!(counter(&db, "a").await, Some(5));
+}
+
+/// A message that cannot be built must not be left out of a transaction that is committed.
+async fn deferred_statement_with_wrong_parameter_changes_nothing(db: Db) {
+    for has_wrong_type in [true, false] {
+        let outcome: Result<(), Error> = db
+            .store
+            .write(move |tx| {
+                set(tx, "before", 1)?;
+                if has_wrong_type {
+                    tx.exec_deferred(SET, params!["a", "a text"])?;
+                } else {
+                    tx.exec_deferred(SET, params!["a"])?;
+                }
+                set(tx, "after", 1)
+            })
+            .await;
+        assert!(matches!(outcome, Err(Error::Fault(_) | Error::Constraint(_))), "{outcome:?}");
+        assert_eq!((counter(&db, "before").await, counter(&db, "after").await), (None, None));
+    }
+}
+
+async fn failed_statement_among_many_deferred_fails_transaction(db: Db) {
+    for failing in [0, 15, 16, 20] {
+        let outcome: Result<(), Error> = db
+            .store
+            .write(move |tx| {
+                for n in 0..21 {
+                    let _ =
+                        tx.exec_deferred(SET, params![format!("c{n}"), if n == failing { -1 } else { n }]);
+                }
+                Ok(())
+            })
+            .await;
+        assert!(matches!(outcome, Err(Error::Constraint(_))), "{failing}: {outcome:?}");
+        assert_eq!(counter(&db, "c1").await, None);
+    }
+}
+
+/// Closes the other connections to the database, and waits until their processes have ended.
+fn close_other_connections(url: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let sql = "WITH others AS MATERIALIZED (SELECT pid FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid())
+                   SELECT pid FROM others WHERE pg_terminate_backend(pid)";
+        for row in client.query(sql, &[]).await.unwrap() {
+            let process = std::path::PathBuf::from(format!("/proc/{}", row.get::<_, i32>(0)));
+            while process.exists() {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+}
+
+/// The first message that such a transaction sends contains COMMIT, after which the outcome would be unknown.
+async fn deferred_statements_on_closed_connection_are_retried(db: Db) {
+    if db.store.kind() == EngineKind::Sqlite {
+        return;
+    }
+    let one_connection = |options: &mut StoreOptions| {
+        if let EngineOptions::Postgres(own) = &mut options.engine {
+            own.write_threads = 1;
+        }
+    };
+    let db = db.reopened(one_connection).await;
+    // Prepares the statement, which would notice the closed connection.
+    db.store.write(|tx| set(tx, "a", 0)).await.unwrap_or_else(|error: Error| panic!("{error}"));
+    let (url, is_first) = (db.database.url().to_owned(), AtomicBool::new(true));
+    let outcome: Result<(), Error> = db
+        .store
+        .write(move |tx| {
+            if is_first.swap(false, Ordering::SeqCst) {
+                close_other_connections(&url);
+            }
+            set(tx, "a", 1)
+        })
+        .await;
+    outcome.unwrap();
+    assert_eq!(counter(&db, "a").await, Some(1));
+}
+
+/// Five statements of 0.9 seconds each, sent together, exceed the response timeout of 4 seconds, but none of them
+/// exceeds the statement timeout of 2 seconds.
+async fn pipeline_may_take_longer_than_one_response(db: Db) {
+    if db.store.kind() == EngineKind::Sqlite {
+        return;
+    }
+    let db = db.reopened(|options| options.deadline = Duration::from_secs(2)).await;
+    let outcome: Result<(), Error> = db
+        .store
+        .write(|tx| {
+            set(tx, "a", 1)?;
+            (0..5).try_for_each(|_| tx.exec_deferred("SELECT pg_sleep(0.9)", &[]))
+        })
+        .await;
+    outcome.unwrap();
+    assert_eq!(counter(&db, "a").await, Some(1));
 }
 
 async fn announced_read_returns_same_rows(db: Db) {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join5;
 
-use super::super::connection::{PostgresSession, TransactionMode};
 use super::super::failure::Failure;
+use super::super::session::{PostgresSession, TransactionMode};
 use super::{CATCH_UP_TIMEOUT, Direct, advance, refuse_if};
 use crate::audit::AuditEntry;
 use crate::audit_keys::AuditKeys;
@@ -22,8 +22,13 @@ const MAX_ROWS_PER_PASS: i64 = 2_000;
 /// Lowest normal transaction id of PostgreSQL. Lower ids are special; 2 marks a frozen row.
 const FIRST_TX: i64 = 3;
 
-/// Interval at which an idle sequencer saves its watermark. A pass that assigns positions saves it with them.
+/// Maximum time between two saves of the watermark while it moves.
 const WATERMARK_SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Number of rows with a position after which the watermark is saved earlier. A node that looks for rows without
+/// a position reads those above the saved watermark. Each save leaves a dead version of the row, which PostgreSQL
+/// cannot remove while an older snapshot is open, so not every pass saves.
+const WATERMARK_SAVE_ROWS: usize = 500;
 
 /// State of the node that is the sequencer.
 pub(super) struct LeaderState {
@@ -39,6 +44,8 @@ pub(super) struct LeaderState {
     catching_up: bool,
     watermark_saved_at: Instant,
     saved_low_tx: i64,
+    /// Number of rows that were given a position or a link since the watermark was saved.
+    rows_since_save: usize,
 }
 
 /// Saved watermark, and the id of the transaction of this server that saved it.
@@ -99,6 +106,7 @@ impl Direct<'_> {
             catching_up: low_tx.is_none(),
             watermark_saved_at: Instant::now(),
             saved_low_tx: mark.map_or(0, |mark| mark.low_tx),
+            rows_since_save: 0,
         });
         Ok(())
     }
@@ -128,8 +136,12 @@ impl Direct<'_> {
         let Some(lead) = &self.lead else { return Ok(false) };
         let batch = lead.heads.assign(events.into_iter(), entries.iter(), &lead.audit_keys)?;
         if !batch.is_empty() {
-            let watermark = lead.watermark_after(reached, oldest);
+            let rows = lead.rows_since_save + batch.positions.len() + batch.seals.len();
+            let watermark = lead.watermark_after(reached, oldest).filter(|_| rows >= WATERMARK_SAVE_ROWS);
             self.write(&batch, watermark).map_err(Error::unavailable)?;
+            if let Some(lead) = &mut self.lead {
+                lead.rows_since_save = rows;
+            }
             self.note_saved(watermark);
             StoreStats::add(&self.shared.stats.sequenced, batch.positions.len() as u64);
             advance(self.shared, batch.heads.position);
@@ -180,7 +192,7 @@ impl Direct<'_> {
     }
 
     /// Inserts positions, deliveries and audit links with a fixed number of statements, in one round trip.
-    /// Unique keys reject a position that is already assigned. The watermark is saved in the same
+    /// Unique keys reject a position that is already assigned. A watermark is saved in the same
     /// transaction, so that a later search for rows without a position reads few other rows.
     fn write(&self, batch: &SequencedBatch, watermark: Option<i64>) -> Result<(), Failure> {
         let (positions, events): (Vec<_>, Vec<_>) =
@@ -208,7 +220,7 @@ impl Direct<'_> {
         written.map(drop)
     }
 
-    /// Saves the watermark if it has changed while no rows needed a position.
+    /// Saves the watermark if it has moved and was not saved for [`WATERMARK_SAVE_INTERVAL`].
     fn save_watermark(&mut self) -> Result<(), Error> {
         let Some(lead) = &self.lead else { return Ok(()) };
         let is_kept = lead.saved_low_tx == lead.low_tx || lead.restored.is_some();
@@ -225,6 +237,7 @@ impl Direct<'_> {
         if let (Some(lead), Some(low_tx)) = (&mut self.lead, watermark) {
             lead.watermark_saved_at = Instant::now();
             lead.saved_low_tx = low_tx;
+            lead.rows_since_save = 0;
         }
     }
 }

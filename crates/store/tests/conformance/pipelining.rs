@@ -19,6 +19,7 @@ contract! {
     failed_statement_among_many_deferred_fails_transaction
     deferred_statements_on_closed_connection_are_retried
     pipeline_may_take_longer_than_one_response
+    times_of_pipelined_statements_exclude_lock_waits
     announced_read_returns_same_rows
     announced_read_is_discarded_by_change
     announced_read_sees_rows_under_lock
@@ -215,6 +216,46 @@ async fn pipeline_may_take_longer_than_one_response(db: Db) {
         .await;
     outcome.unwrap();
     assert_eq!(counter(&db, "a").await, Some(1));
+}
+
+/// A transaction waits two seconds for a lock that another one holds. Its statements, which are sent with the
+/// request for the lock, must not be recorded with these seconds.
+async fn times_of_pipelined_statements_exclude_lock_waits(db: Db) {
+    if db.store.kind() == EngineKind::Sqlite {
+        return;
+    }
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (locked, is_locked) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let store = db.store.clone();
+    let hold = move |tx: &Tx<'_>| {
+        tx.lock("subject", ["one"])?;
+        get(tx, "a")?;
+        let _ = locked.send(());
+        let _ = released.lock().unwrap().recv();
+        Ok::<_, Error>(())
+    };
+    let holder = tokio::spawn(async move { store.write(hold).await });
+    tokio::task::spawn_blocking(move || is_locked.recv().unwrap()).await.unwrap();
+    let store = db.store.clone();
+    let wait = |tx: &Tx<'_>| {
+        tx.lock("subject", ["one"])?;
+        set(tx, "b", 1)?;
+        tx.prefetch(GET, params!["a"])?;
+        get(tx, "b").map(drop)
+    };
+    let waiter = tokio::spawn(async move { store.write(wait).await });
+    let waits = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                   AND waitstart < clock_timestamp() - INTERVAL '2 seconds'";
+    let is_waiting = async || db.store.read(move |q| q.one(waits, &[], |row| row.get::<i64>(0))).await;
+    while is_waiting().await.unwrap_or_else(|error: Error| panic!("{error}")) == Some(0) {
+        tokio::task::yield_now().await;
+    }
+    release.send(()).unwrap();
+    holder.await.unwrap().unwrap();
+    waiter.await.unwrap().unwrap();
+    assert!(db.store.statement_times().max_us < 1_500_000, "{:?}", db.store.statement_times());
 }
 
 async fn announced_read_returns_same_rows(db: Db) {

@@ -28,7 +28,7 @@ pub struct AuditEntry {
     /// Id of the request that made the change.
     pub request_id: String,
     /// SHA-256 of the salt and body of the personal details; `None` if the entry was written without details.
-    /// It remains after the details are erased.
+    /// The hash remains after the details are erased.
     pub details_hash: Option<[u8; 32]>,
 }
 

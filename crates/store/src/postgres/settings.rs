@@ -71,7 +71,7 @@ impl Settings {
         let servers =
             servers.into_iter().map(|config| Server::new(config, &tls)).collect::<Result<_, _>>()?;
         let ms = deadline.as_millis();
-        // It is longer than `lock_timeout`, so that transactions that wait for a lock time out before the
+        // Longer than `lock_timeout`, so that transactions that wait for a lock time out before the
         // server ends the idle session that holds the lock.
         let idle_ms = ms * 4;
         let session_setup = format!(
@@ -140,7 +140,7 @@ pub(crate) fn password_in(url: &str) -> Option<Vec<u8>> {
 pub(crate) fn database_label(url: &str) -> Result<String, OpenError> {
     let (config, _) = parse(url)?;
     let name = config.get_dbname().or(config.get_user()).unwrap_or_default();
-    // Of all options, only the schema distinguishes two databases.
+    // Options other than the schema do not distinguish databases.
     let schema = config.get_options().and_then(|options| options.split("search_path=").nth(1));
     let schema = schema.and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
     let digest = Sha256::new().chain_update(name).chain_update([0]).chain_update(schema).finalize();

@@ -146,7 +146,7 @@ impl PostgresServer {
             StopMode::Fast => "INT",
             StopMode::Immediate => "QUIT",
         };
-        // It is not an error if the server has already ended.
+        // A server that has already ended is not an error.
         if running.postmaster.try_wait().map_err(because("be waited for"))?.is_none() {
             send(signal, running.postmaster.id()).map_err(because("be signalled to stop"))?;
         }

@@ -141,7 +141,7 @@ pub fn insert_failed_attempt(tx: &Tx<'_>, id: Uuid, subject: &[u8; 32], at: Time
     Ok(())
 }
 
-/// Deletes failed attempts made up to `attempts_before`, and invites that expired up to `expired_before`.
+/// Deletes failed attempts made at or before `attempts_before`, and invites that expired at or before `expired_before`.
 pub fn delete_old_invites(
     tx: &Tx<'_>,
     attempts_before: Timestamp,
